@@ -1,0 +1,1 @@
+"""jaxllm trains language models on TPU pods with JAX and Flax."""
