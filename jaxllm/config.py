@@ -1,0 +1,222 @@
+"""RunConfig: the one typed tree that a YAML file fills. Strict loading, overrides, differences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import NonNegativeInt, ValidationError, model_validator
+
+from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.config_errors import explain
+from jaxllm.data import DataConfig
+from jaxllm.evaluation import EvaluationConfig
+from jaxllm.generation import SampleConfig
+from jaxllm.models import DecoderConfig
+from jaxllm.objectives import CausalLm
+from jaxllm.optim import OptimizerConfig
+from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.schema import Config
+from jaxllm.training.metrics import MetricsConfig
+from jaxllm.training.profile import ProfileConfig
+from jaxllm.training.step import TrainingConfig
+
+
+class RunConfig(Config):
+    """A complete run: what is trained, on what, how, and where it is written."""
+
+    run_dir: str
+    """Folder of the run: config, metrics, checkpoints and report."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights, the order of the data and dropout."""
+    model: DecoderConfig
+    """The network."""
+    data: DataConfig
+    """What is trained on, its tokenizer, and the shape of a batch."""
+    objective: CausalLm = CausalLm()
+    """What is minimised."""
+    optim: OptimizerConfig
+    """The optimizer and its schedule, by type."""
+    training: TrainingConfig
+    """The length of the run and how a step is computed."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How the run is spread over devices."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """When the state is saved and what is kept."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """When validation sets are scored."""
+    samples: SampleConfig = SampleConfig()
+    """When text is generated during training, and how."""
+    metrics: MetricsConfig = MetricsConfig()
+    """Where metrics are written."""
+    profile: ProfileConfig = ProfileConfig()
+    """A window of steps recorded by the profiler."""
+    compilation_cache: str | None = "~/.cache/jaxllm/compiled"
+    """Folder of compiled programs, reused by later runs; null compiles anew each time."""
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "RunConfig":
+        rows, parts = self.data.global_batch_size, self.training.num_microbatches
+        if rows % parts:
+            raise ValueError(
+                f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
+            )
+        self.model.check_length(self.data.sequence_length, key="data.sequence_length")
+        self.optim.schedule.check(self.training.steps)
+        return self
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain YAML (no tags that construct objects) that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ValueError(
+                    f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with jaxllm."""
+    package = Path(__file__).parent
+    installed, checkout = package / "configs", package.parent / "configs"
+    folder = installed if installed.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name: str) -> Path:
+    """The file of a config given by path or by the name of a shipped one."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    if path.stem in shipped and path.suffix in ("", ".yaml"):
+        return shipped[path.stem]
+    raise ValueError(
+        f"no config file {name!r}; give a path, or one of the shipped configs: {', '.join(shipped)}"
+    )
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a YAML file with `a.b=c` overrides set before validation.
+
+    ValueError that lists every problem with its path.
+    """
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: a config is a mapping of keys, this is {type(raw).__name__}")
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_config(raw, origin=str(path))
+
+
+def parse_config(raw: Mapping[str, Any], *, origin: str) -> RunConfig:
+    """Validate a nested dict; ValueError lists every problem and names `origin`."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = explain(error, RunConfig)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError(
+            f"{origin}: {count} in the config\n" + "\n".join(f"  {p}" for p in problems)
+        ) from None
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `a.b=c` in a nested dict; c is read as YAML."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ValueError(f"override {override!r}: write key.path=value, for example training.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from error
+    inner = raw
+    for depth, key in enumerate(keys[:-1], start=1):
+        if inner.get(key) is None:
+            inner[key] = {}
+        inner = inner[key]
+        if not isinstance(inner, dict):
+            raise ValueError(
+                f"override {override!r}: {'.'.join(keys[:depth])} is {inner!r}, it has no keys"
+            )
+    inner[keys[-1]] = value
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """The whole resolved config as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def non_defaults(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value, where it differs from the default."""
+    return dict(_leaves(config.model_dump(mode="json", exclude_defaults=True)))
+
+
+# What may differ when a run goes on: where and when, never what is computed.
+MAY_CHANGE = (
+    "run_dir",
+    "parallel",
+    "checkpoints",
+    "evaluation",
+    "samples",
+    "metrics",
+    "profile",
+    "compilation_cache",
+    "training.num_microbatches",
+    "model.attention",
+    "model.remat",
+    "model.is_scanned",
+    "data.root",
+    "data.workers",
+)
+
+
+def check_resumable(saved: RunConfig, given: RunConfig, *, run_dir: Path) -> None:
+    """ValueError with every difference that would make the finished run another run."""
+    allowed = MAY_CHANGE
+    if not given.optim.depends_on_total_steps:
+        allowed = (*allowed, "training.steps")
+    conflicts = [
+        f"  {key}: {old!r} in the run folder, {new!r} given"
+        for key, old, new in differences(saved, given)
+        if not any(key == prefix or key.startswith(prefix + ".") for prefix in allowed)
+    ]
+    if conflicts:
+        hint = (
+            "\n(training.steps may change only under a schedule that does not depend on it)"
+            if any(line.startswith("  training.steps:") for line in conflicts)
+            else ""
+        )
+        raise ValueError(
+            f"{run_dir} holds a run with another config:\n"
+            + "\n".join(conflicts)
+            + hint
+            + "\ngive the run's own values to go on with it, or another run_dir to start anew"
+        )
+
+
+def differences(first: RunConfig, second: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value in first, value in second) where they differ; None where missing."""
+    one = dict(_leaves(first.model_dump(mode="json")))
+    two = dict(_leaves(second.model_dump(mode="json")))
+    for key in {**one, **two}:
+        if one.get(key) != two.get(key):
+            yield key, one.get(key), two.get(key)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

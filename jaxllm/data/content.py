@@ -1,0 +1,43 @@
+"""Files by their content: hashes, and writes that happen in full or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def content_hashes(files: Iterable[Path], *, cache: Path) -> dict[str, str]:
+    """The sha256 of each file, by path.
+
+    `cache` remembers hashes by path, size and modification time, so that an unchanged corpus
+    is not read again.
+    """
+    known: dict[str, str] = json.loads(cache.read_text()) if cache.exists() else {}
+    hashes: dict[str, str] = {}
+    fresh: dict[str, str] = {}
+    for path in files:
+        stat = path.stat()
+        key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+        if key not in known:
+            known[key] = fresh[key] = file_hash(path)
+        hashes[str(path)] = known[key]
+    if fresh:
+        write_atomically(cache, json.dumps(known, indent=0, sort_keys=True))
+    return hashes
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is either there in full or not at all, even after a power cut."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,133 @@
+"""Text datasets of TensorFlow Datasets, prepared or generated as ArrayRecord.
+
+TensorFlow itself is not needed: TFDS reads ArrayRecord files without it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jaxllm.data.documents import BadRecord, Record, Span, decode_utf8
+from jaxllm.schema import Config
+
+
+class TfdsCorpusConfig(Config):
+    """A TFDS dataset with a text feature, one document an example."""
+
+    type: Literal["tfds"] = "tfds"
+    """Kind of corpus: a TensorFlow Datasets dataset."""
+    name: str
+    """Name of the dataset (`name`, `name/config:1.0.0`), or the folder of a prepared one."""
+    split: str = "train"
+    """Split to read, in TFDS's notation (`train`, `train[:10%]`)."""
+    text_key: str = "text"
+    """Feature that holds the text."""
+    data_dir: str | None = None
+    """Folder of the prepared datasets; TFDS's own default when it is not given."""
+    error_budget: int = Field(default=0, ge=0)
+    """Number of examples that may be skipped because their text is not UTF-8."""
+
+    def build(self) -> "TfdsCorpus":
+        """The corpus; a dataset that is not prepared yet is generated when it is first read."""
+        return TfdsCorpus(
+            self.name, split=self.split, text_key=self.text_key, data_dir=self.data_dir
+        )
+
+
+class TfdsCorpus:
+    """See `Corpus`; the one source is the folder of the prepared dataset, a span is rows."""
+
+    def __init__(self, name: str, *, split: str, text_key: str, data_dir: str | None) -> None:
+        self._name = name
+        self._split = split
+        self._text_key = text_key
+        self._data_dir = data_dir
+
+    def sources(self) -> tuple[str, ...]:
+        return (str(self._prepared().data_path),)
+
+    def files(self) -> tuple[Path, ...]:
+        builder = self._prepared()
+        instructions = self._split_info(builder).file_instructions
+        return tuple(Path(instruction.filename) for instruction in instructions)
+
+    def scan(self, source: str, span_bytes: int) -> list[Span]:
+        info = self._split_info(self._open(source))
+        rows, total = info.num_examples, info.num_bytes or 0
+        row_bytes = max(1, total // max(1, rows))
+        step = max(1, span_bytes // row_bytes)
+        return [
+            Span(source, start, stop, stop - start, start, (stop - start) * row_bytes)
+            for start in range(0, rows, step)
+            for stop in [min(start + step, rows)]
+        ]
+
+    def read(self, span: Span) -> Iterator[Record]:
+        rows = self._open(span.source).as_data_source(self._split)
+        for row in range(span.start, span.stop):
+            yield self._record(rows[row], f"{span.source}:{self._split}:example {row}")
+
+    def _record(self, example: Any, where: str) -> Record:
+        if self._text_key not in example:
+            raise ValueError(
+                f"dataset {self._name!r} has no feature {self._text_key!r}; it has "
+                f"{', '.join(sorted(example))}; change `corpus.text_key`"
+            )
+        value = example[self._text_key]
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogatepass")
+        if not isinstance(value, bytes):
+            return BadRecord(where, f"{self._text_key!r} is a {type(value).__name__}, not text")
+        return decode_utf8(value, where)
+
+    def _split_info(self, builder: Any) -> Any:
+        """The split, or an error that lists the splits there are."""
+        try:
+            return builder.info.splits[self._split]
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"dataset {self._name!r} has no split {self._split!r}; it has "
+                f"{', '.join(builder.info.splits)}; change `corpus.split`"
+            ) from error
+
+    def _prepared(self) -> Any:
+        """The builder, its data generated when there is none; always in ArrayRecord."""
+        import tensorflow_datasets as tfds
+
+        if (Path(self._name).expanduser() / "dataset_info.json").exists():
+            builder = tfds.builder_from_directory(Path(self._name).expanduser())
+        else:
+            builder = self._by_name(tfds)
+        if not builder.is_prepared():
+            builder.download_and_prepare(file_format="array_record")
+            builder = tfds.builder_from_directory(builder.data_dir)
+        _check_format(builder)
+        return builder
+
+    def _by_name(self, tfds: Any) -> Any:
+        try:
+            return tfds.builder(self._name, data_dir=self._data_dir)
+        except tfds.core.DatasetNotFoundError as error:
+            raise ValueError(
+                f"TFDS knows no dataset {self._name!r}, and data_dir {self._data_dir!r} holds "
+                f"none of that name; change `corpus.name` or `corpus.data_dir`"
+            ) from error
+
+    def _open(self, folder: str) -> Any:
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(folder)
+
+
+def _check_format(builder: Any) -> None:
+    """Refuses formats that only TensorFlow reads."""
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
+        raise ValueError(
+            f"{builder.data_dir} is stored as {file_format}, which needs TensorFlow to read; "
+            f"where TensorFlow is installed, convert it with `tfds convert_format "
+            f"--dataset_dir={builder.data_dir} --out_file_format=array_record --out_dir=FOLDER` "
+            f"and set `corpus.name` to that folder"
+        )

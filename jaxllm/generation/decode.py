@@ -1,0 +1,117 @@
+"""Batched generation: one compiled prefill, one compiled decoding loop.
+
+B prompts, P padded prompt length, M new tokens, S = P + M cache slots, V vocabulary.
+Prompts are padded on the right; the slots of the padding are overwritten by new tokens, and a
+token never looks at a slot above its own, so padding is never seen.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.generation.sampling import Sampling
+from jaxllm.nn.param import Nested, bind
+from jaxllm.parallel.layouts import Layout
+
+_BUCKET = 32  # prompts are padded to a multiple of this, so that few lengths compile
+
+
+class Generator:
+    """Continues prompts with a decoder; compiled once per batch size and padded length."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tokenizer_size: int,
+        stop_id: int,
+        sampling: Sampling,
+        layout: Layout | None = None,
+    ):
+        """model: the (abstract) decoder. Ids from `tokenizer_size` on are padding, never drawn."""
+        self.model = model
+        self.sampling = sampling
+        self._generate = jax.jit(
+            partial(
+                _generate,
+                model,
+                sampling=sampling,
+                tokenizer_size=tokenizer_size,
+                stop_id=stop_id,
+                layout=layout,
+            )
+        )
+        self._stop_id = stop_id
+
+    def __call__(self, params: Nested, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Prompts of any lengths >= 1 -> their continuations, without the stop token.
+
+        ValueError if a prompt with its continuation exceeds the model's positions.
+        """
+        lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
+        assert lengths_B.min() >= 1, "a prompt starts with the delimiter at least"
+        self.model.config.check_length(
+            int(lengths_B.max()) + self.sampling.max_tokens,
+            key="prompt length + max_tokens",
+        )
+        padded = -(-int(lengths_B.max()) // _BUCKET) * _BUCKET
+        prompts_BP = np.full((len(prompts), padded), self._stop_id, np.int32)
+        for row, prompt in enumerate(prompts):
+            prompts_BP[row, : len(prompt)] = prompt
+        new_BM = np.asarray(self._generate(params, prompts_BP, lengths_B))
+        return [_until(row.tolist(), self._stop_id) for row in new_BM]
+
+
+def _until(ids: list[int], stop_id: int) -> list[int]:
+    return ids[: ids.index(stop_id)] if stop_id in ids else ids
+
+
+def _generate(
+    model: Any,
+    params: Nested,
+    prompts_BP: jax.Array,
+    lengths_B: jax.Array,
+    *,
+    sampling: Sampling,
+    tokenizer_size: int,
+    stop_id: int,
+    layout: Layout | None,
+) -> jax.Array:
+    """(B, M) new ids; after a row's stop token it is filled with stop tokens."""
+    decoder = bind(model, params)
+    batch_size, padded = prompts_BP.shape
+    max_tokens = sampling.max_tokens
+    seed_key = jax.random.key(sampling.seed)
+    row_keys_B = jax.vmap(lambda row: jax.random.fold_in(seed_key, row))(jnp.arange(batch_size))
+
+    def draw(logits_BV: jax.Array, index: jax.Array | int) -> jax.Array:
+        keys_B = jax.vmap(lambda key: jax.random.fold_in(key, index))(row_keys_B)
+        is_token_V = jnp.arange(logits_BV.shape[-1]) < tokenizer_size
+        return sampling.draw(keys_B, jnp.where(is_token_V, logits_BV, -jnp.inf))
+
+    cache = decoder.empty_cache(batch_size, padded + max_tokens)
+    logits_BPV, cache = decoder.forward(prompts_BP, cache=cache, layout=layout)
+    last_BV = jnp.take_along_axis(logits_BPV, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    first_B = draw(last_BV, 0)
+    new_BM = jnp.full((batch_size, max_tokens), stop_id, jnp.int32).at[:, 0].set(first_B)
+
+    def is_going(carry: tuple) -> jax.Array:
+        index, token_B, _, _ = carry
+        return (index < max_tokens) & jnp.any(token_B != stop_id)
+
+    def step(carry: tuple) -> tuple:
+        index, token_B, cache, new_BM = carry
+        logits_B1V, cache = decoder.forward(
+            token_B[:, None],
+            positions_BT=(lengths_B + index - 1)[:, None],
+            cache=cache,
+            layout=layout,
+        )
+        next_B = jnp.where(token_B == stop_id, stop_id, draw(logits_B1V[:, 0], index))
+        return index + 1, next_B, cache, new_BM.at[:, index].set(next_B)
+
+    return jax.lax.while_loop(is_going, step, (1, first_B, cache, new_BM))[3]

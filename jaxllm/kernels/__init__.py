@@ -1,0 +1,1 @@
+"""Fused operations, one a file, each beside its plain reference."""

@@ -1,0 +1,347 @@
+"""The decoder-only transformer, with the options that GPT-2 and Llama need.
+
+B batch, T length, S cache slots, D embed, K key/value heads, H head, L layers, V vocabulary.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from jaxllm.kernels.attention import Implementation
+from jaxllm.nn.attention import Attention, Cache
+from jaxllm.nn.dropout import dropout, fold_in
+from jaxllm.nn.embed import Embedding
+from jaxllm.nn.linear import Linear
+from jaxllm.nn.mlp import Activation, Mlp
+from jaxllm.nn.norm import Norm, NormType
+from jaxllm.nn.param import Initializer, fan_in_normal, normal, zeros
+from jaxllm.nn.stack import RematPolicy, Stack
+from jaxllm.parallel.layouts import Layout, constrain
+from jaxllm.schema import Config
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class DecoderConfig(Config):
+    """A decoder-only transformer. The defaults are a small Llama."""
+
+    type: Literal["decoder"] = "decoder"
+    vocab_size: PositiveInt | None = None
+    """Rows of the embedding; null is the tokenizer's size rounded up to a multiple of 64."""
+    num_layers: PositiveInt = 4
+    """Number of transformer blocks."""
+    embed_dim: PositiveInt = 256
+    """Width of the residual stream."""
+    num_heads: PositiveInt = 4
+    """Number of query heads."""
+    num_kv_heads: PositiveInt | None = None
+    """Number of key/value heads, a divisor of num_heads; null is num_heads."""
+    head_dim: PositiveInt | None = None
+    """Width of one head; null is embed_dim / num_heads."""
+    mlp_dim: PositiveInt | None = None
+    """Width of the feed-forward layer; null is 4 * embed_dim."""
+    norm: NormType = "rms"
+    """Normalisation before attention, feed-forward and output: rms or layer."""
+    norm_epsilon: PositiveFloat = 1e-6
+    """Added to the variance in every norm."""
+    positions: Literal["rope", "learned"] = "rope"
+    """Rotary positions, or a learned table of max_length rows."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary frequencies."""
+    max_length: PositiveInt = 1024
+    """Rows of the learned position table, in tokens; unused with rope."""
+    has_qk_norm: bool = False
+    """Whether queries and keys are RMS-normalised per head."""
+    is_gated: bool = True
+    """Whether the feed-forward layer has a gate (SwiGLU, GeGLU)."""
+    activation: Activation = "silu"
+    """Nonlinearity of the feed-forward layer: silu, gelu, gelu_exact, relu or relu_squared."""
+    is_tied: bool = False
+    """Whether the output projection is the transposed embedding."""
+    use_bias: bool = False
+    """Whether linear layers and layer norms have biases."""
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0)
+    """Probability of zeroing an element of each residual branch and of the embedding."""
+    logit_soft_cap: PositiveFloat | None = None
+    """Logits become cap * tanh(logits / cap); null is off."""
+    init_std: PositiveFloat | None = None
+    """Standard deviation of hidden matrices at the start; null is 1 / sqrt(fan-in)."""
+    embed_init_std: PositiveFloat = 0.02
+    """Standard deviation of the embeddings at the start."""
+    residual_init: Literal["same", "depth_scaled", "zero"] = "same"
+    """Projections back into the residual stream start like others, / sqrt(2 num_layers), or at 0."""
+    output_init: Literal["same", "zero"] = "same"
+    """The untied output projection starts like hidden matrices or at 0."""
+    dtype: Dtype = "auto"
+    """Precision of activations and matmuls; auto is float32 on CPU and bfloat16 elsewhere."""
+    attention: Implementation = "auto"
+    """Attention implementation: auto, xla, or cudnn (NVIDIA GPUs)."""
+    remat: RematPolicy = "none"
+    """Recomputed in the backward pass: none, all but matmuls (dots), or whole blocks (full)."""
+    is_scanned: bool = True
+    """Whether blocks run as one compiled loop rather than unrolled."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "DecoderConfig":
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.kv_heads} does not divide num_heads={self.num_heads}"
+            )
+        if self.head_dim is None and self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide embed_dim={self.embed_dim}; "
+                "change one of them, or give head_dim"
+            )
+        if self.positions == "rope" and self.head_size % 2:
+            raise ValueError(f"head_dim={self.head_size} is odd; rotary positions rotate pairs")
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.head_dim or self.embed_dim // self.num_heads
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """The dtype of activations on the platform at hand."""
+        if self.dtype == "auto":
+            # Without matrix units for it, bf16 is 2.5 times slower than float32 on a CPU.
+            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        return jnp.dtype(self.dtype)
+
+    @property
+    def hidden_init(self) -> Initializer:
+        """How hidden matrices start."""
+        return normal(self.init_std) if self.init_std else fan_in_normal()
+
+    @property
+    def branch_init(self) -> Initializer:
+        """How projections back into the residual stream start."""
+        if self.residual_init == "zero":
+            return zeros
+        scale = (2 * self.num_layers) ** -0.5 if self.residual_init == "depth_scaled" else 1.0
+        return normal(self.init_std * scale) if self.init_std else fan_in_normal(scale)
+
+    def padded_vocab_size(self, tokenizer_size: int) -> int:
+        """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
+        if self.vocab_size is None:
+            return -(-tokenizer_size // 64) * 64  # whole tiles, and every usual mesh divides it
+        if self.vocab_size < tokenizer_size:
+            raise ValueError(
+                f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} "
+                "tokens; raise it or leave it null"
+            )
+        return self.vocab_size
+
+    def check_length(self, length: int, *, key: str) -> None:
+        """ValueError, naming the config key, if the model has no position for `length` tokens."""
+        if self.positions == "learned" and length > self.max_length:
+            raise ValueError(
+                f"{key} is {length}, but the model has {self.max_length} learned positions; "
+                "raise model.max_length or use model.positions=rope"
+            )
+
+    def build(self, key: jax.Array, vocab_size: int) -> "Decoder":
+        """A new decoder over `vocab_size` tokens; call under eval_shape for its shapes only."""
+        return Decoder(key, self, vocab_size)
+
+    def flops_per_token(self, num_matmul_params: int, length: int) -> float:
+        """Forward and backward FLOPs a token: 6 a matmul parameter, 12 L N H T for attention.
+
+        The convention of PaLM (arXiv:2204.02311, appendix B): the causal half of attention is
+        not subtracted and recomputation is not counted.
+        """
+        attention = 12 * self.num_layers * self.num_heads * self.head_size * length
+        return 6.0 * num_matmul_params + attention
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, key: jax.Array, config: DecoderConfig):
+        norm_key, attention_key, mlp_key = jax.random.split(key, 3)
+        self.dropout = config.dropout
+        self.attention_norm = _norm(norm_key, config)
+        self.attention = Attention(
+            attention_key,
+            embed_dim=config.embed_dim,
+            num_heads=config.num_heads,
+            num_kv_heads=config.kv_heads,
+            head_dim=config.head_size,
+            rope_theta=config.rope_theta if config.positions == "rope" else None,
+            qk_norm_epsilon=config.norm_epsilon if config.has_qk_norm else None,
+            use_bias=config.use_bias,
+            implementation=config.attention,
+            init=config.hidden_init,
+            output_init=config.branch_init,
+        )
+        self.mlp_norm = _norm(norm_key, config)
+        self.mlp = Mlp(
+            mlp_key,
+            embed_dim=config.embed_dim,
+            mlp_dim=config.mlp_dim or 4 * config.embed_dim,
+            activation=config.activation,
+            is_gated=config.is_gated,
+            use_bias=config.use_bias,
+            init=config.hidden_init,
+            output_init=config.branch_init,
+        )
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        *,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        cache: Cache | None,
+        keys_B: jax.Array | None,
+        layout: Layout | None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """(B, T, D) -> (B, T, D) and this layer's cache."""
+        branch_BTD, cache = self.attention(
+            self.attention_norm(x_BTD),
+            positions_BT=positions_BT,
+            segment_ids_BT=segment_ids_BT,
+            cache=cache,
+            layout=layout,
+        )
+        x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 0))
+        x_BTD = constrain(layout, x_BTD, "batch", "length", "act_embed")
+        branch_BTD = self.mlp(self.mlp_norm(x_BTD), layout=layout)
+        x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 1))
+        return constrain(layout, x_BTD, "batch", "length", "act_embed"), cache
+
+
+class Decoder(nnx.Module):
+    """Token ids -> logits of the next token."""
+
+    def __init__(self, key: jax.Array, config: DecoderConfig, vocab_size: int):
+        embed_key, position_key, stack_key, norm_key, out_key = jax.random.split(key, 5)
+        self.config = config
+        self.vocab_size = vocab_size
+        embed_dim, std = config.embed_dim, config.embed_init_std
+        self.embed = Embedding(
+            embed_key, axis="vocab", rows=vocab_size, embed_dim=embed_dim, std=std
+        )
+        self.position_embed = (
+            Embedding(
+                position_key,
+                axis="positions",
+                rows=config.max_length,
+                embed_dim=embed_dim,
+                std=std,
+            )
+            if config.positions == "learned"
+            else None
+        )
+        self.blocks = Stack(
+            stack_key,
+            lambda layer_key: Block(layer_key, config),
+            num_layers=config.num_layers,
+            remat=config.remat,
+            is_scanned=config.is_scanned,
+        )
+        self.norm = _norm(norm_key, config)
+        self.out = (
+            None
+            if config.is_tied
+            else Linear(
+                out_key,
+                inputs={"embed": embed_dim},
+                outputs={"vocab": vocab_size},
+                use_bias=False,
+                init=zeros if config.output_init == "zero" else config.hidden_init,
+                role="output",
+            )
+        )
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
+    ) -> jax.Array:
+        """(B, T) ids -> (B, T, V) logits in the compute dtype.
+
+        segment_ids_BT: packed documents, which never see each other; None is one document a row.
+        positions_BT: default 0..T-1. keys_B: one random key an example for dropout; None is off.
+        """
+        logits_BTV, _ = self.forward(
+            tokens_BT,
+            segment_ids_BT=segment_ids_BT,
+            positions_BT=positions_BT,
+            cache=None,
+            keys_B=keys_B,
+            layout=layout,
+        )
+        return logits_BTV
+
+    def forward(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """As `__call__`, with a cache of every layer (L, B, S, K, H) read and extended."""
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+        dtype = self.config.compute_dtype
+        x_BTD = self.embed(tokens_BT, dtype=dtype, layout=layout)
+        if self.position_embed is not None:
+            x_BTD = x_BTD + self.position_embed(positions_BT, dtype=dtype, layout=layout)
+        x_BTD = dropout(x_BTD, self.config.dropout, fold_in(keys_B, self.config.num_layers))
+        x_BTD = constrain(layout, x_BTD, "batch", "length", "act_embed")
+
+        def body(block: Block, x_BTD: jax.Array, xs: tuple) -> tuple[jax.Array, Cache | None]:
+            index, layer_cache = xs
+            return block(
+                x_BTD,
+                positions_BT=positions_BT,
+                segment_ids_BT=segment_ids_BT,
+                cache=layer_cache,
+                keys_B=fold_in(keys_B, index),
+                layout=layout,
+            )
+
+        x_BTD, cache = self.blocks(body, x_BTD, (jnp.arange(self.config.num_layers), cache))
+        return self._logits(self.norm(x_BTD), layout), cache
+
+    def _logits(self, x_BTD: jax.Array, layout: Layout | None) -> jax.Array:
+        logits_BTV = self.embed.attend(x_BTD) if self.out is None else self.out(x_BTD)
+        cap = self.config.logit_soft_cap
+        if cap is not None:
+            logits_BTV = cap * jnp.tanh(logits_BTV / cap)
+        return constrain(layout, logits_BTV, "batch", "length", "act_vocab")
+
+    def empty_cache(self, batch_size: int, num_slots: int) -> Cache:
+        """A cache of zeros for `batch_size` rows of up to `num_slots` tokens each."""
+        config = self.config
+        shape = (config.num_layers, batch_size, num_slots, config.kv_heads, config.head_size)
+        zeros_LBSKH = jnp.zeros(shape, config.compute_dtype)
+        return Cache(zeros_LBSKH, zeros_LBSKH)
+
+
+def _norm(key: jax.Array, config: DecoderConfig) -> Norm:
+    return Norm(
+        key,
+        axis="embed",
+        size=config.embed_dim,
+        norm_type=config.norm,
+        epsilon=config.norm_epsilon,
+        use_bias=config.use_bias and config.norm == "layer",
+    )

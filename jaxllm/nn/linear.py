@@ -1,0 +1,53 @@
+"""The one place where an activation meets a weight matrix.
+
+Adapters and quantisation replace this object; nothing else multiplies by a weight.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxllm.nn.param import Initializer, declare, zeros
+from jaxllm.parallel.axes import Axis, Role, WeightSpec
+
+Dims = dict[Axis, int]
+
+
+class Linear(nnx.Module):
+    """y = x W + b over named dimensions: sums over `inputs`, produces `outputs`.
+
+    W has shape (*inputs, *outputs) and b (*outputs). x ends in the input dimensions.
+    """
+
+    def __init__(
+        self,
+        key: jax.Array,
+        *,
+        inputs: Dims,
+        outputs: Dims,
+        use_bias: bool,
+        init: Initializer,
+        role: Role = "hidden",
+    ):
+        num_inputs, num_outputs = len(inputs), len(outputs)
+        spec = WeightSpec(
+            shape=(*inputs.values(), *outputs.values()),
+            axes=(*inputs, *outputs),
+            role=role,
+            input_dims=tuple(range(num_inputs)),
+            output_dims=tuple(range(num_inputs, num_inputs + num_outputs)),
+        )
+        self.num_inputs = num_inputs
+        self.kernel = declare(key, spec, init)
+        self.bias = declare(key, _bias_spec(outputs), zeros) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., *inputs) -> (..., *outputs), computed in the dtype of x."""
+        kernel = self.kernel[...].astype(x.dtype)
+        y = jnp.tensordot(x, kernel, axes=self.num_inputs)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def _bias_spec(outputs: Dims) -> WeightSpec:
+    dims = tuple(range(len(outputs)))
+    return WeightSpec(tuple(outputs.values()), tuple(outputs), "bias", output_dims=dims)

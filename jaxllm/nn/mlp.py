@@ -1,0 +1,63 @@
+"""The feed-forward block.
+
+B batch, T length, D embed, F hidden.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxllm.nn.linear import Linear
+from jaxllm.nn.param import Initializer
+from jaxllm.parallel.layouts import Layout, constrain
+
+Activation = Literal["silu", "gelu", "gelu_exact", "relu", "relu_squared"]
+
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,  # the tanh form, as GPT-2 has it
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # arXiv:2109.08668
+}
+
+
+class Mlp(nnx.Module):
+    """down(act(up x)), or down(act(gate x) * up x) when gated (arXiv:2002.05202)."""
+
+    def __init__(
+        self,
+        key: jax.Array,
+        *,
+        embed_dim: int,
+        mlp_dim: int,
+        activation: Activation,
+        is_gated: bool,
+        use_bias: bool,
+        init: Initializer,
+        output_init: Initializer,
+    ):
+        up_key, gate_key, down_key = jax.random.split(key, 3)
+        outer, inner = {"embed": embed_dim}, {"mlp": mlp_dim}
+        self.activation = activation
+        self.up = Linear(up_key, inputs=outer, outputs=inner, use_bias=use_bias, init=init)
+        self.gate = (
+            Linear(gate_key, inputs=outer, outputs=inner, use_bias=use_bias, init=init)
+            if is_gated
+            else None
+        )
+        self.down = Linear(
+            down_key, inputs=inner, outputs=outer, use_bias=use_bias, init=output_init
+        )
+
+    def __call__(self, x_BTD: jax.Array, *, layout: Layout | None) -> jax.Array:
+        """(B, T, D) -> (B, T, D)."""
+        act = ACTIVATIONS[self.activation]
+        up_BTF = constrain(layout, self.up(x_BTD), "batch", "length", "act_mlp")
+        if self.gate is None:
+            return self.down(act(up_BTF))
+        gate_BTF = constrain(layout, self.gate(x_BTD), "batch", "length", "act_mlp")
+        return self.down(act(gate_BTF) * up_BTF)

@@ -1,0 +1,189 @@
+"""Which charts the page shows of the quantities that runs recorded."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jaxllm.report.charts import Chart, Line, Reference
+from jaxllm.report.run import RunRecords
+from jaxllm.report.series import Series
+
+_VALIDATION = ("validation_loss", "validation_bits_per_byte")
+_NAMED_SET = re.compile(r"validation/(?P<name>.+)/(?P<measure>loss|bits_per_byte)")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a recorded number is shown: its values times `factor` are in `unit`."""
+
+    title: str
+    unit: str
+    factor: float = 1.0
+    may_be_log: bool = False
+    from_zero: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts that belong together, under a heading."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    wide: bool = False
+
+
+_OPTIMISATION = {
+    "learning_rate": Quantity("Learning rate", "per step"),
+    "gradient_norm": Quantity("Gradient norm", "global, before clipping", may_be_log=True),
+}
+_THROUGHPUT = {
+    "tokens_per_second": Quantity("Throughput", "tokens per second"),
+    "tokens_per_second_per_device": Quantity("Throughput a device", "tokens per second"),
+    "mfu": Quantity("Model FLOP utilisation", "% of peak", factor=100.0),
+    "data_wait_share": Quantity("Waiting for data", "% of the time", factor=100.0),
+    "memory_bytes": Quantity("Device memory", "GiB, fullest device", factor=2.0**-30),
+    "host_memory_bytes": Quantity("Host memory", "GiB", factor=2.0**-30),
+}
+
+
+def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
+    """The charts of all quantities that any of `runs` recorded; unknown ones come last."""
+    keys = {key for run in runs for key in run.series}
+    named = {key for key in keys if _NAMED_SET.fullmatch(key)}
+    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_THROUGHPUT, *named}
+    if _one_device(runs):
+        known |= {"tokens_per_second_per_device"}
+        keys -= {"tokens_per_second_per_device"}
+    others = {
+        key: Quantity(key, "as recorded", may_be_log=True, from_zero=False)
+        for key in sorted(keys - known)
+    }
+    found = (
+        Section("Loss", _loss_charts(runs, named), wide=True),
+        Section("Optimisation", _charts(runs, _OPTIMISATION, keys)),
+        Section("Throughput", _charts(runs, _THROUGHPUT, keys)),
+        Section("Further measurements", _charts(runs, others, keys)),
+    )
+    return tuple(section for section in found if section.charts)
+
+
+def loss_chart(run: RunRecords) -> Chart:
+    """Training and validation loss of one run in one chart, with the line of xz if known."""
+    return _curves_of(
+        [run],
+        _LOSS,
+        [("training", "loss"), ("validation", "validation_loss")],
+        _references([run], per_byte=False),
+    )[0]
+
+
+_LOSS = Quantity("Loss", "nats per token", may_be_log=True, from_zero=False)
+_BITS = Quantity("Bits per byte", "validation text", may_be_log=True, from_zero=False)
+
+
+def _loss_charts(runs: Sequence[RunRecords], named: set[str]) -> tuple[Chart, ...]:
+    losses = [("training", "loss"), ("validation", "validation_loss")]
+    bits = [("validation", "validation_bits_per_byte")]
+    for key in sorted(named):
+        match = _NAMED_SET.fullmatch(key)
+        assert match
+        (losses if match["measure"] == "loss" else bits).append((match["name"], key))
+    return (
+        *_curves_of(runs, _LOSS, losses, _references(runs, per_byte=False)),
+        *_curves_of(runs, _BITS, bits, _references(runs, per_byte=True)),
+    )
+
+
+def _curves_of(
+    runs: Sequence[RunRecords],
+    quantity: Quantity,
+    curves: list[tuple[str, str]],
+    references: tuple[Reference, ...],
+) -> tuple[Chart, ...]:
+    """The `(label, key)` curves: of one run in one chart, of several in a chart for each curve."""
+    present = [(label, key) for label, key in curves if any(key in run.series for run in runs)]
+    if len(runs) > 1:
+        return tuple(
+            replace(
+                _chart(runs, quantity, key),
+                title=f"{quantity.title}, {label}",
+                references=references if key in _VALIDATION else (),
+            )
+            for label, key in present
+        )
+    lines = tuple(
+        Line(label, runs[0].series[key], colour=colour, noisy=key == "loss")
+        for colour, (label, key) in enumerate(present)
+    )
+    if not lines and quantity is not _LOSS:
+        return ()
+    held = any(key in _VALIDATION for _, key in present)
+    chart = Chart(quantity.title, quantity.unit, lines, references if held else ())
+    return (replace(chart, may_be_log=quantity.may_be_log),)
+
+
+def _charts(
+    runs: Sequence[RunRecords], quantities: dict[str, Quantity], keys: set[str]
+) -> tuple[Chart, ...]:
+    return tuple(_chart(runs, quantities[key], key) for key in quantities if key in keys)
+
+
+def _chart(runs: Sequence[RunRecords], quantity: Quantity, key: str) -> Chart:
+    """One quantity of every run that recorded it, a colour for each run."""
+    lines = tuple(
+        Line(
+            run.name if len(runs) > 1 else quantity.title,
+            _times(run.series[key], quantity.factor),
+            colour=index,
+            group=index,
+            noisy=key != "learning_rate" and not key.startswith("validation"),
+        )
+        for index, run in enumerate(runs)
+        if key in run.series
+    )
+    return Chart(
+        quantity.title,
+        quantity.unit,
+        lines,
+        may_be_log=quantity.may_be_log,
+        from_zero=quantity.from_zero,
+    )
+
+
+def _times(series: Series, factor: float) -> Series:
+    return series if factor == 1.0 else Series(series.steps, series.values * factor)
+
+
+def _references(runs: Sequence[RunRecords], *, per_byte: bool) -> tuple[Reference, ...]:
+    """What xz reaches on the validation text, once for each value that the runs give.
+
+    Nats per token are a fixed multiple of bits per byte on the same text and tokenizer; the run's
+    own two figures give it.
+    """
+    levels = {}
+    for run in runs:
+        summary = run.summary
+        if "xz_bits_per_byte" not in summary:
+            continue
+        level = float(summary["xz_bits_per_byte"])
+        if not per_byte:
+            if not summary.get("validation_bits_per_byte"):
+                continue
+            level *= float(summary["validation_loss"]) / float(summary["validation_bits_per_byte"])
+        if np.isfinite(level):
+            levels[f"{level:.4g}"] = Reference("xz \u22129e", level)
+    return tuple(levels.values())
+
+
+def _one_device(runs: Sequence[RunRecords]) -> bool:
+    """Whether the throughput a device says nothing that the whole throughput does not."""
+    pairs = [
+        (run.series.get("tokens_per_second"), run.series.get("tokens_per_second_per_device"))
+        for run in runs
+    ]
+    return all(
+        whole is not None and part is not None and np.array_equal(whole.values, part.values)
+        for whole, part in pairs
+    )

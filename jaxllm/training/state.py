@@ -1,0 +1,63 @@
+"""The state of a run, and where each of its arrays lives."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.nn.param import Nested
+from jaxllm.optim import EmaConfig, state_axes
+from jaxllm.parallel.layouts import Layout, weight_shardings
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and replaces.
+
+    step: int32, steps done. params: nested dict of float32 weights. opt_state: Optax's.
+    ema: the averaged weights, or None.
+    """
+
+    step: jax.Array
+    params: Nested
+    opt_state: Any
+    ema: Nested | None
+
+
+def new_state(
+    params: Nested, optimizer: optax.GradientTransformation, ema: EmaConfig | None
+) -> TrainState:
+    """The state before the first step."""
+    averaged = None if ema is None else ema.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
+
+
+def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> TrainState:
+    """The sharding of every array of the state: optimizer state lies where its weight lies."""
+    weights = weight_shardings(layout, specs)
+    axes = state_axes(abstract.opt_state, specs)
+    return TrainState(
+        step=layout.sharding(),
+        params=weights,
+        opt_state=jax.tree.map(
+            lambda _, leaf_axes: layout.sharding(leaf_axes), abstract.opt_state, axes
+        ),
+        ema=None if abstract.ema is None else weights,
+    )
+
+
+def init_sharded(
+    make_state: Callable[[jax.Array], TrainState], key: jax.Array, shardings: TrainState
+) -> TrainState:
+    """The initial state, computed straight into its shards: no device ever holds all of it."""
+    return jax.jit(make_state, out_shardings=shardings)(key)
+
+
+def abstract_with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Shapes and dtypes with their shardings: what a step compiles for and a restore targets."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )

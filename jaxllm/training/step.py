@@ -1,0 +1,123 @@
+"""One training step: gradients, accumulated over microbatches, and the update. Pure.
+
+B rows of the batch, A microbatches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from pydantic import PositiveInt
+
+from jaxllm.nn.param import Nested, bind
+from jaxllm.objectives.base import Batch, LossSums
+from jaxllm.optim import EmaConfig
+from jaxllm.parallel.layouts import Layout, weight_shardings
+from jaxllm.schema import Config
+from jaxllm.training.state import TrainState
+
+LossFn = Callable[[Nested, Batch, jax.Array | None], LossSums]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class TrainingConfig(Config):
+    """How long a run is, and how a step is computed."""
+
+    steps: PositiveInt
+    """Length of the run, in optimizer steps."""
+    num_microbatches: PositiveInt = 1
+    """Parts a global batch is computed in, one after the other; more need less memory."""
+    ema: EmaConfig | None = None
+    """Moving average of the weights, used by evaluation and samples; null is off."""
+
+
+def make_loss(objective: Any, model: Any, layout: Layout) -> LossFn:
+    """The objective as a function of weights, batch and the examples' keys (None: no dropout)."""
+
+    def loss(params: Nested, batch: Batch, keys_B: jax.Array | None) -> LossSums:
+        return objective(bind(model, params), batch, keys_B=keys_B, layout=layout)
+
+    return loss
+
+
+def example_keys(seed: int, step: jax.Array, example_index_B: jax.Array) -> jax.Array:
+    """One key an example, from the seed, the step and the example's global index alone.
+
+    It therefore depends neither on how the batch is sharded nor on what was run before.
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(lambda index: jax.random.fold_in(step_key, index))(example_index_B)
+
+
+def make_train_step(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    specs: Nested,
+    layout: Layout,
+    seed: int,
+    num_microbatches: int = 1,
+    ema: EmaConfig | None = None,
+) -> StepFn:
+    """(state, batch) -> (state after one update, metrics of the batch before it).
+
+    Metrics: loss (mean -log p of a target in nats), objective (what is minimised, a mean too),
+    gradient_norm (before clipping) and num_tokens, float32 scalars.
+    """
+    shardings = weight_shardings(layout, specs)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        keys_B = example_keys(seed, state.step, batch["example_index"])
+        # Weighing by the tokens of the whole batch makes accumulation equal to one large batch.
+        weight = 1.0 / jnp.maximum(jnp.sum(batch["loss_mask"].astype(jnp.float32)), 1.0)
+
+        def weighted(params: Nested, part: Batch, part_keys: jax.Array) -> tuple[Any, LossSums]:
+            sums = loss(params, part, part_keys)
+            return sums.loss * weight, sums
+
+        grad = jax.grad(weighted, has_aux=True)
+        if num_microbatches == 1:
+            gradients, sums = grad(state.params, batch, keys_B)
+        else:
+            gradients, sums = accumulate(
+                grad, state.params, (batch, keys_B), num_microbatches, layout
+            )
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged = None if ema is None else ema.update(state.ema, params)
+        metrics = {
+            "loss": sums.nll * weight,
+            "objective": sums.loss * weight,
+            "gradient_norm": optax.global_norm(gradients),
+            "num_tokens": sums.num_tokens,
+        }
+        return TrainState(state.step + 1, params, opt_state, averaged), metrics
+
+    return train_step
+
+
+def accumulate(
+    grad: Callable, params: Nested, parts: Any, num_microbatches: int, layout: Layout
+) -> tuple[Nested, LossSums]:
+    """Sum gradients and losses over microbatches, one after the other, in float32."""
+    parts_A = jax.tree.map(lambda x: microbatches(x, num_microbatches, layout), parts)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, grad(params, *part)), None
+
+    first = jax.tree.map(lambda x: x[0], parts_A)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad, params, *first)
+    )
+    return jax.lax.scan(add, zeros, parts_A)[0]
+
+
+def microbatches(x: jax.Array, num_microbatches: int, layout: Layout) -> jax.Array:
+    """(B, ...) -> (A, B / A, ...), every A-th row together, so that no row changes its device."""
+    x = x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:])
+    x = jnp.swapaxes(x, 0, 1)
+    axes = (None, "batch", *(None,) * (x.ndim - 2))
+    return jax.lax.with_sharding_constraint(x, layout.sharding(axes))
