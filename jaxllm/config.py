@@ -135,7 +135,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ValueError(f"override {override!r}: write key.path=value, for example training.steps=100")
+        raise ValueError(
+            f"override {override!r}: write key.path=value, for example training.steps=100"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -18,6 +18,9 @@ CorpusConfig = Annotated[
     Field(discriminator="type"),
 ]
 
+# Where a corpus lies and how many bad records it may have do not change its documents.
+NOT_CONTENT = {"paths", "data_dir", "name", "error_budget"}
+
 SplitName = Literal["train", "validation"]
 
 # Parts must not depend on the number of workers, or the bytes would: they depend on the corpus.

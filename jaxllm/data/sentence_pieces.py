@@ -16,6 +16,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from jaxllm.data.content import write_atomically
 from jaxllm.schema import Config
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class SentencePieceTokenizerConfig(Config):
                 raise ValueError(f"there is no model at {path}; change `tokenizer.model_path`")
             return SentencePieceTokenizer(path.read_bytes())
         assert self.vocab_size is not None
-        sample = _first_bytes(texts, self.training_bytes)
+        sample = first_bytes(texts, self.training_bytes)
         return SentencePieceTokenizer(
             train_model(sample, vocab_size=self.vocab_size, algorithm=self.algorithm)
         )
@@ -100,7 +101,8 @@ class SentencePieceTokenizer:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self._model)
-        (folder / "card.json").write_text(json.dumps({"type": "sentencepiece"}), encoding="utf-8")
+        # The card comes last: a folder that has it is complete.
+        write_atomically(folder / "card.json", json.dumps({"type": "sentencepiece"}))
 
     def encode_plain(self, text: str) -> np.ndarray:
         """What `encode` returns, computed by the library alone; without `SPACE` in the text."""
@@ -227,7 +229,7 @@ def train_model(texts: Iterable[str], *, vocab_size: int, algorithm: str) -> byt
     return model.getvalue()
 
 
-def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
     """Texts up to a number of bytes; the last one is cut."""
     for text in texts:
         size = len(text.encode("utf-8"))

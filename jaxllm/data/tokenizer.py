@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
+from jaxllm.data.content import write_atomically
 from jaxllm.data.sentence_pieces import SentencePieceTokenizer, SentencePieceTokenizerConfig
 from jaxllm.schema import Config
 
@@ -106,7 +107,10 @@ class HuggingFaceTokenizer:
 
         self._model = model
         self._delimiter = delimiter
-        self._tokenizer = tokenizers.Tokenizer.from_str(model)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(model)
+        except Exception as error:
+            raise ValueError(f"not a Hugging Face tokenizer.json: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # Special tokens that are spelled out in a text are text.
@@ -125,8 +129,9 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode(text, skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:
-        write_card(folder, {"type": "hf", "delimiter": self._delimiter})
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._model, encoding="utf-8")
+        write_card(folder, {"type": "hf", "delimiter": self._delimiter})
 
     def _special_id(self, delimiter: str) -> int:
         """The id of the delimiter, which must be a special token: text cannot produce those."""
@@ -141,9 +146,9 @@ class HuggingFaceTokenizer:
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Makes a tokenizer's folder and writes its card."""
+    """Writes a tokenizer's card, the last of its files: a folder that has it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    write_atomically(folder / CARD, json.dumps(card))
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

@@ -88,8 +88,8 @@ class Workers:
             process = self._processes.pop(connection)
             process.join()
             raise RuntimeError(
-                f"a worker process died with exit code {process.exitcode}; "
-                f"{'it was killed, perhaps for its memory' if process.exitcode == -9 else ''}"
+                f"a worker process died with exit code {process.exitcode} (-9: killed, often for "
+                f"want of memory); what is finished is kept, so run again, with fewer workers"
             ) from end
         if error is not None:
             raise error
@@ -105,6 +105,7 @@ def _serve(connection: Connection) -> None:
             function, task = connection.recv()
         except EOFError:
             return
+        reply: tuple[Any, Exception | None]
         try:
             reply = (function(task), None)
         except (ValueError, OSError) as error:

@@ -19,8 +19,8 @@ class EvaluationConfig(Config):
 
     every: PositiveInt | None = None
     """Steps between evaluations; null scores only at the end."""
-    global_batch_size: PositiveInt | None = None
-    """Rows scored at once, over all devices; null is data.global_batch_size."""
+    compare_xz: bool = False
+    """Whether the summary tells what `xz -9e` reaches on the same validation text."""
 
 
 class Score(NamedTuple):
@@ -51,8 +51,17 @@ EvalFn = Callable[[Any, Batch], LossSums]
 
 def make_eval_step(loss: Callable[[Any, Batch, None], LossSums], layout: Layout) -> EvalFn:
     """(params, batch) -> sums over the batch, on every process, without dropout."""
-    return jax.jit(
-        lambda params, batch: loss(params, batch, None), out_shardings=layout.sharding()
+    return jax.jit(lambda params, batch: loss(params, batch, None), out_shardings=layout.sharding())
+
+
+def total(scores: Iterable[Score]) -> Score:
+    """The score of several texts together; its bytes are known only if each one's are."""
+    parts = list(scores)
+    sizes = [part.raw_bytes for part in parts]
+    return Score(
+        nll=sum(part.nll for part in parts),
+        num_tokens=sum(part.num_tokens for part in parts),
+        raw_bytes=None if None in sizes else sum(size or 0 for size in sizes),
     )
 
 

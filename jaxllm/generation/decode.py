@@ -27,23 +27,27 @@ class Generator:
         self,
         model: Any,
         *,
-        tokenizer_size: int,
+        vocab_size: int,
         stop_id: int,
         sampling: Sampling,
         layout: Layout | None = None,
     ):
-        """model: the (abstract) decoder. Ids from `tokenizer_size` on are padding, never drawn."""
+        """model: the (abstract) decoder. Ids from `vocab_size` on are padding, never drawn.
+
+        layout: where the weights lie; prompts and texts are the same on every device.
+        """
         self.model = model
         self.sampling = sampling
+        self._everywhere = None if layout is None else layout.sharding()
         self._generate = jax.jit(
             partial(
                 _generate,
                 model,
                 sampling=sampling,
-                tokenizer_size=tokenizer_size,
+                vocab_size=vocab_size,
                 stop_id=stop_id,
-                layout=layout,
-            )
+            ),
+            out_shardings=self._everywhere,
         )
         self._stop_id = stop_id
 
@@ -62,7 +66,8 @@ class Generator:
         prompts_BP = np.full((len(prompts), padded), self._stop_id, np.int32)
         for row, prompt in enumerate(prompts):
             prompts_BP[row, : len(prompt)] = prompt
-        new_BM = np.asarray(self._generate(params, prompts_BP, lengths_B))
+        inputs = jax.device_put((prompts_BP, lengths_B), self._everywhere)
+        new_BM = jax.device_get(self._generate(params, *inputs))
         return [_until(row.tolist(), self._stop_id) for row in new_BM]
 
 
@@ -77,9 +82,8 @@ def _generate(
     lengths_B: jax.Array,
     *,
     sampling: Sampling,
-    tokenizer_size: int,
+    vocab_size: int,
     stop_id: int,
-    layout: Layout | None,
 ) -> jax.Array:
     """(B, M) new ids; after a row's stop token it is filled with stop tokens."""
     decoder = bind(model, params)
@@ -90,11 +94,11 @@ def _generate(
 
     def draw(logits_BV: jax.Array, index: jax.Array | int) -> jax.Array:
         keys_B = jax.vmap(lambda key: jax.random.fold_in(key, index))(row_keys_B)
-        is_token_V = jnp.arange(logits_BV.shape[-1]) < tokenizer_size
+        is_token_V = jnp.arange(logits_BV.shape[-1]) < vocab_size
         return sampling.draw(keys_B, jnp.where(is_token_V, logits_BV, -jnp.inf))
 
     cache = decoder.empty_cache(batch_size, padded + max_tokens)
-    logits_BPV, cache = decoder.forward(prompts_BP, cache=cache, layout=layout)
+    logits_BPV, cache = decoder.forward(prompts_BP, cache=cache)
     last_BV = jnp.take_along_axis(logits_BPV, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     first_B = draw(last_BV, 0)
     new_BM = jnp.full((batch_size, max_tokens), stop_id, jnp.int32).at[:, 0].set(first_B)
@@ -109,7 +113,6 @@ def _generate(
             token_B[:, None],
             positions_BT=(lengths_B + index - 1)[:, None],
             cache=cache,
-            layout=layout,
         )
         next_B = jnp.where(token_B == stop_id, stop_id, draw(logits_B1V[:, 0], index))
         return index + 1, next_B, cache, new_BM.at[:, index].set(next_B)

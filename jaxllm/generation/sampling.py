@@ -35,9 +35,7 @@ class Sampling(Config):
             probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
             # A token stays while the likelier ones before it hold less than top_p.
             is_kept_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV < self.top_p
-            least_B1 = jnp.min(
-                jnp.where(is_kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True
-            )
+            least_B1 = jnp.min(jnp.where(is_kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
             logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
         return logits_BV
 

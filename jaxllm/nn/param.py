@@ -83,4 +83,6 @@ def _nest(model: nnx.Module, get: Callable[[nnx.Param], Any]) -> Nested:
 
 
 def _names(path: tuple) -> list[str]:
-    return [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
+    return [
+        str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path
+    ]

@@ -25,9 +25,7 @@ def initialize() -> None:
         if given[_ADDRESS].rpartition(":")[0] in ("127.0.0.1", "localhost"):
             # JAX would listen on every interface of the machine.
             bind = {"coordinator_bind_address": given[_ADDRESS]}
-        jax.distributed.initialize(
-            given[_ADDRESS], int(given[_COUNT]), int(given[_RANK]), **bind
-        )
+        jax.distributed.initialize(given[_ADDRESS], int(given[_COUNT]), int(given[_RANK]), **bind)
     elif _tpu_hosts() > 1:
         jax.distributed.initialize()
 

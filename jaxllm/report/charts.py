@@ -17,7 +17,7 @@ from jaxllm.report.series import Series
 
 COLOURS = 8
 _LOG_FROM = 50.0  # highest over lowest value, from which a logarithmic axis reads better
-_MARKS_UP_TO = 40  # points of a curve that are marked one by one
+_MARKS_UP_TO = 60  # points of all curves together that are marked one by one
 _SMOOTH_FROM = 120  # points from which a noisy curve gets a mean drawn over it
 
 
@@ -78,7 +78,7 @@ def plot(chart: Chart) -> str:
         f"{_grid(x, y)}"
         '<svg width="100%" height="100%" viewBox="0 0 1000 1000" preserveAspectRatio="none" '
         f'overflow="visible">{curves}</svg>'
-        f"{''.join(_marks(line, x, y) for line in chart.lines)}{references}"
+        f"{''.join(_marks(line, x, y) for line in _marked(chart.lines))}{references}"
     )
 
 
@@ -201,9 +201,14 @@ def _path(series: Series, x: Scale, y: Scale) -> str:
     return "".join(commands)
 
 
+def _marked(lines: Sequence[Line]) -> list[Line]:
+    """The lines of few points, while these are few together; a lone point is marked always."""
+    few = [line for line in lines if len(line.series) <= _MARKS_UP_TO]
+    crowded = sum(len(line.series) for line in few) > _MARKS_UP_TO
+    return [line for line in few if not crowded or len(line.series) == 1]
+
+
 def _marks(line: Line, x: Scale, y: Scale) -> str:
-    if len(line.series) > _MARKS_UP_TO:
-        return ""
     points = zip(line.series.steps.tolist(), line.series.values.tolist(), strict=True)
     return "".join(
         f'<circle class="mark c{line.colour % COLOURS} run-{line.group}" r="3" '

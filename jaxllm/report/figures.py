@@ -26,7 +26,10 @@ class Figure:
         value = run.summary.get(self.key)
         if isinstance(value, float):
             return value
-        return run.series[self.series].last if self.series in run.series else None
+        if self.key == "steps" and run.last_step is not None:
+            return float(run.last_step)
+        series = run.series.get(self.series or "")
+        return None if series is None else series.last
 
 
 def _precise(value: float) -> str:
@@ -35,12 +38,12 @@ def _precise(value: float) -> str:
 
 FIGURES = (
     Figure("Bits per byte", "validation_bits_per_byte", "validation_bits_per_byte", _precise, -1),
-    Figure("xz \u22129e, bits per byte", "xz_bits_per_byte", None, _precise),
+    Figure("xz \u22129e", "xz_bits_per_byte", None, _precise),
     Figure("Validation loss", "validation_loss", "validation_loss", _precise, -1),
     Figure("Training loss", "loss", "loss", _precise),
     Figure("Steps", "steps", None, scale.count),
     Figure("Tokens", "tokens", None, scale.compact),
-    Figure("Tokens per second", "tokens_per_second", "tokens_per_second", scale.compact, 1),
+    Figure("Tokens a second", "tokens_per_second", "tokens_per_second", scale.compact),
     Figure("Time", "wall_seconds", None, scale.duration),
 )
 
@@ -68,7 +71,7 @@ def state(run: RunRecords) -> str:
         return "nothing recorded yet"
     planned = _planned_steps(run.config)
     reached = f"step {last:,} of {planned:,}" if planned else f"step {last:,}"
-    return f"at {reached}: still running, or interrupted"
+    return f"not finished, at {reached}"
 
 
 def verdict(run: RunRecords) -> str | None:

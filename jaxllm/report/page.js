@@ -42,12 +42,16 @@ function readable(figure) {
     cursor.replaceChildren();
     tip.replaceChildren(element("div", "", "step " + step.toLocaleString("en")));
     for (const line of lines) {
-      // A run that ended long before has nothing to say here.
       const index = nearest(line.steps, step), value = line.values[index];
-      const off = Math.abs(line.steps[index] - step) / (data.x[1] - data.x[0]);
-      if (off > 0.06) continue;
+      // A run that begins well after this step, or ended well before, has nothing to say here.
+      const near = 0.05 * (data.x[1] - data.x[0]);
+      if (step < line.steps[0] - near || step > line.steps.at(-1) + near) continue;
       const row = element("div", ""), name = element("span", "");
       name.append(element("i", "swatch c" + line.colour), line.label);
+      // Curves with points of their own: the step that the value belongs to.
+      if (line.steps[index] !== step) {
+        name.append(element("small", "", "at " + line.steps[index].toLocaleString("en")));
+      }
       row.append(name, element("b", "", shown(value)));
       tip.append(row);
       if (value === null) continue;
@@ -58,8 +62,10 @@ function readable(figure) {
     const share = place(data.x, false, step);
     cursor.hidden = tip.hidden = lines.length === 0;
     cursor.style.left = 100 * share + "%";
-    const room = area.clientWidth, left = share * room;
-    tip.style.left = Math.max(-40, left < room / 2 ? left + 14 : left - 14 - tip.offsetWidth) + "px";
+    // Beside the cursor, towards the middle, and never beyond the card.
+    const room = area.clientWidth, width = tip.offsetWidth, left = share * room;
+    const wanted = share < 0.5 ? left + 14 : left - 14 - width;
+    tip.style.left = Math.max(-40, Math.min(wanted, room + 16 - width)) + "px";
   }
 
   area.addEventListener("pointermove", (event) => {

@@ -8,12 +8,11 @@ import base64
 import hashlib
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 
-from jaxllm.report import figures
-from jaxllm.report.charts import COLOURS, Chart, describe, hover_data, plot, smoothing_window
-from jaxllm.report.charts import stylesheet as chart_stylesheet
-from jaxllm.report.charts import unit_text
+from jaxllm.report import charts, figures
+from jaxllm.report.charts import COLOURS, Chart
 from jaxllm.report.difference import differing_keys
 from jaxllm.report.panels import Section, sections
 from jaxllm.report.run import RunRecords, Sample
@@ -30,20 +29,23 @@ def render_report(runs: Sequence[RunRecords]) -> str:
         raise ValueError(f"A report shows 1 to {COLOURS} runs, not {len(runs)}. Name fewer runs.")
     runs = _with_distinct_names(runs)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
+    found = sections(runs)
     body = "".join(
         [
             _header(title, runs),
+            _legend(runs) if len(runs) > 1 else "",
             _figures(runs),
             _warnings(runs),
-            "".join(_section(section) for section in sections(runs)),
+            "".join(_section(section) for section in found),
+            _footnote(found),
             _samples(runs),
             _config(runs),
         ]
     )
-    return _document(title, body, legend=_legend(runs) if len(runs) > 1 else "")
+    return _document(title, body)
 
 
-def _document(title: str, body: str, *, legend: str) -> str:
+def _document(title: str, body: str) -> str:
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -55,8 +57,8 @@ def _document(title: str, body: str, *, legend: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{_escape(title)} \u00b7 jaxllm report</title><link rel="icon" href="data:,">'
-        f"<style>{chart_stylesheet()}{_asset('page.css')}</style></head>"
-        f"<body><main>{legend}{body}</main><script>{script}</script></body></html>\n"
+        f"<style>{charts.stylesheet()}{_asset('page.css')}</style></head>"
+        f"<body><main>{body}</main><script>{script}</script></body></html>\n"
     )
 
 
@@ -89,8 +91,7 @@ def _figures(runs: Sequence[RunRecords]) -> str:
     rows = []
     for index, run in enumerate(runs):
         cells = "".join(
-            f"<td{' class=best' if best[figure.label] == index else ''}>"
-            f"{'\u2013' if values[index] is None else figure.say(values[index] or 0.0)}</td>"
+            _cell(figure, values[index], best=best[figure.label] == index)
             for figure, values in table
         )
         rows.append(
@@ -103,6 +104,11 @@ def _figures(runs: Sequence[RunRecords]) -> str:
         f"<thead><tr><th scope='col'>Run</th>{head}<th scope='col' class='state'>State</th></tr>"
         f"</thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
+
+
+def _cell(figure: figures.Figure, value: float | None, *, best: bool) -> str:
+    said = "\u2013" if value is None else figure.say(value)
+    return f"<td class='{'best' if best else ''}'>{said}</td>"
 
 
 def _warnings(runs: Sequence[RunRecords]) -> str:
@@ -126,38 +132,55 @@ def _legend(runs: Sequence[RunRecords]) -> str:
 
 
 def _section(section: Section) -> str:
-    kind = "charts wide" if section.wide else "charts"
-    charts = "".join(_chart(chart) for chart in section.charts)
-    return f"<section><h2>{_escape(section.title)}</h2><div class='{kind}'>{charts}</div></section>"
+    # Rows of two are wider and higher, where that leaves no hole.
+    kind = "charts" if len(section.charts) % 3 == 0 else "charts wide"
+    keyed = any(_needs_key(chart) for chart in section.charts)
+    drawn = "".join(_chart(chart, keyed=keyed) for chart in section.charts)
+    return f"<section><h2>{_escape(section.title)}</h2><div class='{kind}'>{drawn}</div></section>"
 
 
-def _chart(chart: Chart) -> str:
+def _chart(chart: Chart, *, keyed: bool) -> str:
+    """One chart; `keyed` keeps the row of the key also where it is empty, so that plots align."""
     caption = (
         f"<figcaption><h3>{_escape(chart.title)}</h3>"
-        f"<span class='units'>{_escape(unit_text(chart))}</span></figcaption>"
+        f"<span class='units'>{_escape(charts.unit_text(chart))}</span></figcaption>"
     )
     if not chart.lines:
         return f"<figure class='chart'>{caption}<p class='empty'>Nothing recorded yet.</p></figure>"
-    label = _escape(describe(chart))
+    label = _escape(charts.describe(chart))
     return (
-        f"<figure class='chart'>{caption}{_chart_key(chart)}"
-        f"<div class='plot' tabindex='0' role='group' aria-label='{label} "
-        "Left and right arrow keys read single values.'>"
+        f"<figure class='chart'>{caption}{_key(chart) if keyed else ''}"
+        "<div class='plot' tabindex='0' role='group' "
+        f"aria-label='{_escape(chart.title)}: left and right arrow keys read single values'>"
         f"<svg role='img' aria-label='{label}' width='100%' height='100%' overflow='visible'>"
-        f"{plot(chart)}</svg><div class='cursor' hidden></div>"
+        f"{charts.plot(chart)}</svg><div class='cursor' hidden></div>"
         "<div class='tip' aria-live='polite' hidden></div></div>"
-        f"<script type='application/json'>{hover_data(chart)}</script></figure>"
+        f"<script type='application/json'>{charts.hover_data(chart)}</script></figure>"
     )
 
 
-def _chart_key(chart: Chart) -> str:
-    """What the curves are, where the page's legend does not say it."""
-    own = len({line.group for line in chart.lines}) == 1 and len(chart.lines) > 1
-    items = [f"<li>{_swatch(line.colour)}{_escape(line.label)}</li>" for line in chart.lines if own]
-    window = max(smoothing_window(line) for line in chart.lines)
-    if window:
-        items.append(f"<li class='soft'>bold: mean over {window} records</li>")
-    return f"<ul class='key'>{''.join(items)}</ul>"
+def _needs_key(chart: Chart) -> bool:
+    """Whether the chart has several curves of one run, which the page's legend does not name."""
+    return len(chart.lines) > 1 and len({line.group for line in chart.lines}) == 1
+
+
+def _key(chart: Chart) -> str:
+    items = "".join(
+        f"<li>{_swatch(line.colour)}{_escape(line.label)}</li>"
+        for line in chart.lines
+        if _needs_key(chart)
+    )
+    return f"<ul class='key'>{items}</ul>"
+
+
+def _footnote(found: Sequence[Section]) -> str:
+    lines = [line for section in found for chart in section.charts for line in chart.lines]
+    if not any(charts.smoothing_window(line) for line in lines):
+        return ""
+    return (
+        "<p class='soft footnote'>Noisy curves: every record faintly, and boldly the centred mean "
+        "over a fortieth of the records.</p>"
+    )
 
 
 def _samples(runs: Sequence[RunRecords]) -> str:
@@ -172,21 +195,26 @@ def _samples(runs: Sequence[RunRecords]) -> str:
 
 
 def _sample_list(samples: Sequence[Sample]) -> str:
-    """The last sample open, earlier ones folded above it."""
+    """The last sample, and earlier ones folded below it, latest first."""
     last = len(samples) - 1
     count = min(len(samples), _SAMPLES_SHOWN)
-    shown = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
-    left_out = len(samples) - len(shown)
-    note = f"<p class='soft'>{left_out} more in metrics.jsonl.</p>" if left_out else ""
-    items = []
-    for index in reversed(shown):
-        sample = samples[index]
-        text = sample.text.removeprefix(sample.prompt)
-        items.append(
-            f"<details{' open' if index == last else ''}><summary>Step {sample.step:,}</summary>"
-            f"<blockquote><b>{_escape(sample.prompt)}</b>{_escape(text)}</blockquote></details>"
-        )
-    return "".join(items) + note
+    shown = sorted({round(i * last / max(count - 1, 1)) for i in range(count)}, reverse=True)
+    earlier = "".join(_sample(samples[index]) for index in shown[1:])
+    if not earlier:
+        return f"<div class='card'>{_sample(samples[last])}</div>"
+    word = "earlier" if len(shown) == len(samples) else f"of {last:,} earlier"
+    return (
+        f"<div class='card'>{_sample(samples[last])}</div><details>"
+        f"<summary>{len(shown) - 1} {word} samples</summary>{earlier}</details>"
+    )
+
+
+def _sample(sample: Sample) -> str:
+    text = sample.text.removeprefix(sample.prompt)
+    return (
+        f"<p class='soft step'>step {sample.step:,}</p>"
+        f"<blockquote><b>{_escape(sample.prompt)}</b>{_escape(text)}</blockquote>"
+    )
 
 
 def _config(runs: Sequence[RunRecords]) -> str:
@@ -237,8 +265,6 @@ def _swatch(colour: int) -> str:
 
 def _with_distinct_names(runs: Sequence[RunRecords]) -> list[RunRecords]:
     """Names runs by as much of the end of their paths as tells them all apart."""
-    from dataclasses import replace
-
     parts = [run.path.resolve().parts for run in runs]
     depth = 1
     while len({part[-depth:] for part in parts}) < len(set(parts)):

@@ -31,21 +31,23 @@ class Section:
 
     title: str
     charts: tuple[Chart, ...]
-    wide: bool = False
 
 
 _OPTIMISATION = {
-    "learning_rate": Quantity("Learning rate", "per step"),
+    "learning_rate": Quantity("Learning rate", "as scheduled"),
     "gradient_norm": Quantity("Gradient norm", "global, before clipping", may_be_log=True),
+    "objective": Quantity("Objective", "loss and its regularisers", from_zero=False),
 }
 _THROUGHPUT = {
     "tokens_per_second": Quantity("Throughput", "tokens per second"),
     "tokens_per_second_per_device": Quantity("Throughput a device", "tokens per second"),
     "mfu": Quantity("Model FLOP utilisation", "% of peak", factor=100.0),
     "data_wait_share": Quantity("Waiting for data", "% of the time", factor=100.0),
-    "memory_bytes": Quantity("Device memory", "GiB, fullest device", factor=2.0**-30),
-    "host_memory_bytes": Quantity("Host memory", "GiB", factor=2.0**-30),
+    "memory_bytes": Quantity("Memory", "GiB", factor=2.0**-30),
+    "num_tokens": Quantity("Tokens a step", "with a loss"),
 }
+# A number that equals the other one throughout (one device, no regularisers) says nothing new.
+_REPEATS = {"tokens_per_second_per_device": "tokens_per_second", "objective": "loss"}
 
 
 def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
@@ -53,15 +55,14 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     keys = {key for run in runs for key in run.series}
     named = {key for key in keys if _NAMED_SET.fullmatch(key)}
     known = {"loss", *_VALIDATION, *_OPTIMISATION, *_THROUGHPUT, *named}
-    if _one_device(runs):
-        known |= {"tokens_per_second_per_device"}
-        keys -= {"tokens_per_second_per_device"}
+    keys -= {key for key, other in _REPEATS.items() if _equal(runs, key, other)}
+    keys -= {"num_tokens"} if _constant(runs, "num_tokens") else set()
     others = {
         key: Quantity(key, "as recorded", may_be_log=True, from_zero=False)
         for key in sorted(keys - known)
     }
     found = (
-        Section("Loss", _loss_charts(runs, named), wide=True),
+        Section("Loss", _loss_charts(runs, named)),
         Section("Optimisation", _charts(runs, _OPTIMISATION, keys)),
         Section("Throughput", _charts(runs, _THROUGHPUT, keys)),
         Section("Further measurements", _charts(runs, others, keys)),
@@ -157,33 +158,35 @@ def _times(series: Series, factor: float) -> Series:
 
 
 def _references(runs: Sequence[RunRecords], *, per_byte: bool) -> tuple[Reference, ...]:
-    """What xz reaches on the validation text, once for each value that the runs give.
-
-    Nats per token are a fixed multiple of bits per byte on the same text and tokenizer; the run's
-    own two figures give it.
-    """
-    levels = {}
+    """What xz reaches on the validation text, once for each value that the runs give."""
+    levels: dict[str, Reference] = {}
     for run in runs:
-        summary = run.summary
-        if "xz_bits_per_byte" not in summary:
-            continue
-        level = float(summary["xz_bits_per_byte"])
-        if not per_byte:
-            if not summary.get("validation_bits_per_byte"):
-                continue
-            level *= float(summary["validation_loss"]) / float(summary["validation_bits_per_byte"])
-        if np.isfinite(level):
-            levels[f"{level:.4g}"] = Reference("xz \u22129e", level)
+        level = _xz_level(run, per_byte=per_byte)
+        if level is not None and np.isfinite(level):
+            levels.setdefault(f"{level:.3g}", Reference("xz \u22129e", level))
     return tuple(levels.values())
 
 
-def _one_device(runs: Sequence[RunRecords]) -> bool:
-    """Whether the throughput a device says nothing that the whole throughput does not."""
-    pairs = [
-        (run.series.get("tokens_per_second"), run.series.get("tokens_per_second_per_device"))
-        for run in runs
-    ]
-    return all(
-        whole is not None and part is not None and np.array_equal(whole.values, part.values)
-        for whole, part in pairs
-    )
+def _xz_level(run: RunRecords, *, per_byte: bool) -> float | None:
+    """Bits per byte that xz needs, or the nats per token of the run's tokenizer these come to.
+
+    One is a fixed multiple of the other on the same text, which the run's own two figures give.
+    """
+    level = run.summary.get("xz_bits_per_byte")
+    bits = run.summary.get("validation_bits_per_byte")
+    loss = run.summary.get("validation_loss")
+    if per_byte:
+        return level if isinstance(level, float) else None
+    if isinstance(level, float) and isinstance(loss, float) and isinstance(bits, float) and bits:
+        return level * loss / bits
+    return None
+
+
+def _equal(runs: Sequence[RunRecords], key: str, other: str) -> bool:
+    """Whether every run that recorded `key` recorded the same as `other`."""
+    pairs = [(run.series[key], run.series.get(other)) for run in runs if key in run.series]
+    return all(two is not None and np.array_equal(one.values, two.values) for one, two in pairs)
+
+
+def _constant(runs: Sequence[RunRecords], key: str) -> bool:
+    return all(len(np.unique(run.series[key].values)) == 1 for run in runs if key in run.series)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+TICKS = 6
 _MINUS = "\u2212"
 
 
@@ -20,11 +21,11 @@ class Scale:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def ticks(self, count: int = 5) -> tuple[float, ...]:
-        """About `count` round values inside the axis."""
+    def ticks(self) -> tuple[float, ...]:
+        """Round values inside the axis, about `TICKS` of them."""
         if self.log:
             return _log_ticks(self.low, self.high)
-        step = round_step((self.high - self.low) / count)
+        step = round_step((self.high - self.low) / TICKS)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return tuple(index * step for index in range(first, last + 1))
@@ -42,7 +43,12 @@ def scale_over(values: list[float], *, log: bool = False, from_zero: bool = Fals
         margin = abs(high) * 0.1 or 1.0
         return Scale(0.0 if from_zero else low - margin, high + margin)
     room = 0.05 * (high - low)
-    return Scale(low if from_zero and low == 0 else low - room, high + room)
+    if not (from_zero and low == 0):
+        # The axis starts at a tick if one is near, so that no grid line hugs its edge.
+        step = round_step((high - low) / TICKS)
+        tick = math.floor(low / step) * step
+        low = tick if low - tick < 0.12 * (high - low) else low - room
+    return Scale(low, high + room)
 
 
 def round_step(step: float) -> float:
@@ -128,7 +134,7 @@ def _grouped(value: float, decimals: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 4 min 12 s, 3 h 05 min, 2 d 4 h."""
+    """Seconds as a person says them: 4.2 s, 42 s, 4m 12s, 3h 05m, 2d 4h."""
     if not math.isfinite(seconds):
         return compact(seconds)
     if seconds < 10:
@@ -137,10 +143,10 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60}m {whole % 60:02d}s"
     if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
 def count(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Series:
             return self
         keep = {0, len(self) - 1}
         edges = np.linspace(0, len(self), buckets + 1).astype(int)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges.tolist()):
             values = self.values[start:stop]
             finite = np.isfinite(values)
             if finite.any():

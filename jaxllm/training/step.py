@@ -58,13 +58,14 @@ def make_train_step(
     specs: Nested,
     layout: Layout,
     seed: int,
+    schedule: optax.Schedule,
     num_microbatches: int = 1,
     ema: EmaConfig | None = None,
 ) -> StepFn:
     """(state, batch) -> (state after one update, metrics of the batch before it).
 
     Metrics: loss (mean -log p of a target in nats), objective (what is minimised, a mean too),
-    gradient_norm (before clipping) and num_tokens, float32 scalars.
+    gradient_norm (before clipping), learning_rate and num_tokens, float32 scalars.
     """
     shardings = weight_shardings(layout, specs)
 
@@ -92,6 +93,7 @@ def make_train_step(
             "loss": sums.nll * weight,
             "objective": sums.loss * weight,
             "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "num_tokens": sums.num_tokens,
         }
         return TrainState(state.step + 1, params, opt_state, averaged), metrics

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from jaxllm.optim import Adafactor, Adagrad, AdamW, Lion, Muon, OptimizerConfig, Sgd
+from jaxllm.optim import Adafactor, Adagrad, Adam, AdamW, Lion, Muon, OptimizerConfig, Sgd
 from jaxllm.parallel.axes import WeightSpec
 
 from .weights import SPECS, random_weights, role_of, step_once, unstack
@@ -142,3 +142,17 @@ def test_works_on_shapes_alone():
         assert jax.tree.map(lambda leaf: leaf.shape, updates) == jax.tree.map(
             lambda spec: spec.shape, SPECS
         )
+
+
+@pytest.mark.parametrize("type_", [Adam, AdamW, Lion, Muon])
+def test_moments_are_kept_in_their_dtype(type_):
+    specs = {"up": SPECS["blocks"]["up"], "scale": SPECS["scale"]}
+    shapes = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), specs)
+
+    def dtypes(mu_dtype):
+        transformation = type_(mu_dtype=mu_dtype).build(specs, total_steps=10)
+        state = jax.eval_shape(transformation.init, shapes)
+        return [leaf.dtype for leaf in jax.tree.leaves(state)]
+
+    assert dtypes("bfloat16").count(jnp.bfloat16) == len(specs)
+    assert jnp.bfloat16 not in dtypes("float32")

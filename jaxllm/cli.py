@@ -1,0 +1,191 @@
+"""The command line: parses arguments, imports a verb only when it is called, sets exit codes.
+
+Exit codes: 0 done, 2 wrong usage or config, 75 interrupted (run the same command again),
+130 ctrl-C, 1 anything else.
+"""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperCommand
+
+EXIT_USAGE, EXIT_CTRL_C = 2, 130
+
+app = typer.Typer(
+    name="jaxllm",
+    help="Train language models on TPU pods with JAX and Flax; on a laptop it runs on CPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key.path=value]...", help="Set before the config is checked."),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+class CommandWithConfigHelp(TyperCommand):
+    """A command whose --help ends with every config key, its default and its meaning."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from jaxllm.commands.schema import describe_fields
+
+        super().format_help(ctx, formatter)
+        formatter.write("\nConfig keys (key = default: meaning):\n\n" + describe_fields() + "\n")
+
+
+@app.command(cls=CommandWithConfigHelp)
+def train(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything short of computing, then stop.")
+    ] = False,
+) -> None:
+    """Train, or go on if the run folder has a checkpoint. Prepares missing datasets first."""
+    from jaxllm.commands.train import train
+
+    raise typer.Exit(train(_load(config, overrides), dry_run=dry_run))
+
+
+@app.command()
+def prepare(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Turn the config's raw text into tokenised TFDS datasets."""
+    from jaxllm.commands.prepare import prepare
+
+    prepare(_load(config, overrides))
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A dataset folder or text, JSONL or Parquet files; repeatable."),
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint; default the newest.")] = None,
+) -> None:
+    """Loss, perplexity and bits per byte of a run, by source."""
+    from jaxllm.commands.evaluate import evaluate
+
+    evaluate(run, data=data or [], step=step)
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text to continue; repeatable. Default: none.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens with this much probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest continuation, in tokens.")] = 200,
+    step: Annotated[int | None, typer.Option(help="Checkpoint; default the newest.")] = None,
+) -> None:
+    """Continue prompts with a trained model."""
+    from jaxllm.commands.generate import generate
+
+    generate(
+        run,
+        prompt or [""],
+        sampling={
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+            "max_tokens": max_tokens,
+        },
+        step=step,
+    )
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default report.html in the first run folder.")
+    ] = None,
+) -> None:
+    """One self-contained HTML page: curves, throughput, samples, differences between runs."""
+    from jaxllm.commands.report import report
+
+    typer.echo(report(runs, out=out))
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|DATASET|RUN")],
+    overrides: OverridesArgument = None,
+    rows: Annotated[int, typer.Option(help="How many rows of data are shown.", min=0)] = 2,
+) -> None:
+    """Show decoded batches, the table of parameters with sharding, or a dataset's card."""
+    from jaxllm.commands.inspect import inspect
+
+    inspect(target, overrides or [], rows=rows)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of the config, for editors."""
+    from jaxllm.commands.schema import json_schema
+
+    typer.echo(json_schema())
+
+
+@app.command()
+def configs() -> None:
+    """The shipped configs by name, with the command that launches each."""
+    from jaxllm.commands.schema import list_configs
+
+    typer.echo(list_configs())
+
+
+def _load(config: str, overrides: list[str] | None) -> Any:
+    from jaxllm.config import find_config, load_config
+
+    return load_config(find_config(config), overrides or [])
+
+
+def main() -> None:
+    """Run the command line; user errors end in one message, everything else in a traceback."""
+    try:
+        app()
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _fail("interrupted", EXIT_CTRL_C)
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        _fail(f"error: {error}", EXIT_USAGE)
+    except OSError as error:
+        if not _is_ours(error):
+            raise
+        _fail(f"error: {error}", 1)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether jaxllm itself raised the error for a user, rather than code that it called."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_globals.get("__name__", "").startswith("jaxllm.")
+
+
+def _fail(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

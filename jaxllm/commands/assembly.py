@@ -1,0 +1,130 @@
+"""What a config stands for, without allocating anything: shapes, shardings and functions."""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxllm.config import RunConfig
+from jaxllm.nn.param import Nested, param_dict, spec_dict
+from jaxllm.parallel.layouts import Layout, check_batch, check_weights, weight_items
+from jaxllm.parallel.shard import batch_sharding
+from jaxllm.training.state import (
+    TrainState,
+    abstract_with_shardings,
+    init_sharded,
+    new_state,
+    state_shardings,
+)
+from jaxllm.training.step import LossFn, make_loss, make_train_step
+
+
+class Assembly(NamedTuple):
+    """The abstract parts of a run.
+
+    model: the network with abstract weights. specs: its weights' declarations. state: the
+    training state's shapes, dtypes and shardings. loss: the objective of (params, batch, keys).
+    """
+
+    layout: Layout
+    model: Any
+    specs: Nested
+    optimizer: optax.GradientTransformation
+    loss: LossFn
+    state: TrainState
+
+    @property
+    def num_params(self) -> int:
+        """Number of weights."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    @property
+    def num_matmul_params(self) -> int:
+        """Weights that every token is multiplied by: a tied embedding, but no looked-up one."""
+        is_tied = getattr(self.model, "out", None) is None
+        size = 0
+        for path, spec in weight_items(self.specs):
+            is_matmul = spec.role in ("hidden", "output") or (is_tied and path == "embed.table")
+            if is_matmul:
+                leaf_size = 1
+                for length in spec.shape:
+                    leaf_size *= length
+                size += leaf_size
+        return size
+
+
+def check_devices(config: RunConfig) -> Layout:
+    """The layout on this machine's devices; ValueError where batches do not divide over it."""
+    layout = config.parallel.build()
+    parts = config.training.num_microbatches
+    rows = config.data.global_batch_size
+    check_batch(layout, rows, key="data.global_batch_size")
+    if parts > 1:
+        check_batch(layout, rows // parts, key="data.global_batch_size / training.num_microbatches")
+    return layout
+
+
+def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
+    """The parts of a run; ValueError for sizes that do not fit the data or the mesh.
+
+    vocab_size: ids that the data uses; the model may have a few rows more.
+    """
+    vocab_size = config.model.padded_vocab_size(vocab_size)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    model = jax.eval_shape(lambda key: config.model.build(key, vocab_size), key)
+    specs = spec_dict(model)
+    check_weights(layout, specs)
+    optimizer = config.optim.build(specs, total_steps=config.training.steps)
+    abstract = jax.eval_shape(
+        lambda params: new_state(params, optimizer, config.training.ema), param_dict(model)
+    )
+    return Assembly(
+        layout=layout,
+        model=model,
+        specs=specs,
+        optimizer=optimizer,
+        loss=make_loss(config.objective, model, layout),
+        state=abstract_with_shardings(abstract, state_shardings(abstract, specs, layout)),
+    )
+
+
+def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
+    """The state before the first step, on the devices."""
+
+    def make(key: jax.Array) -> TrainState:
+        model = config.model.build(key, parts.model.vocab_size)
+        return new_state(param_dict(model), parts.optimizer, config.training.ema)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
+    return init_sharded(make, jax.random.key(config.seed), shardings)
+
+
+def compile_step(
+    config: RunConfig, parts: Assembly, example_batch: dict[str, Any]
+) -> jax.stages.Compiled:
+    """The training step as a compiled program that donates the state.
+
+    example_batch: this host's rows of any batch; only shapes and dtypes are read.
+    """
+    step = make_train_step(
+        parts.loss,
+        parts.optimizer,
+        specs=parts.specs,
+        layout=parts.layout,
+        seed=config.seed,
+        schedule=config.optim.schedule_fn(config.training.steps),
+        num_microbatches=config.training.num_microbatches,
+        ema=config.training.ema,
+    )
+    rows = config.data.global_batch_size
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (rows, *field.shape[1:]),
+            jax.dtypes.canonicalize_dtype(field.dtype),
+            sharding=batch_sharding(parts.layout, field.ndim),
+        )
+        for name, field in example_batch.items()
+    }
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.layout.sharding()))
+    return jitted.lower(parts.state, batch).compile()

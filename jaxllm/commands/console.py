@@ -1,0 +1,148 @@
+"""What a person sees while a run goes on: a summary, a live bar, one line an event."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaxllm.commands.assembly import Assembly
+from jaxllm.config import RunConfig, non_defaults
+from jaxllm.data import Data
+
+_LOG_SECONDS = 10.0  # without a terminal, a line at most this often
+_CALIBRATION_RECORDS = 6  # after so many, the expected time is told
+
+
+class Console:
+    """Prints on the first process only. A live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, *, is_shown: bool):
+        self._rich = RichConsole(quiet=not is_shown, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._last_line = 0.0
+        self._task: Any = None
+        self._phase = ""
+
+    def say(self, text: str) -> None:
+        """One line, above the bar."""
+        self._rich.print(text, markup=False)
+
+    def data_progress(self, phase: str, done: int, total: int) -> None:
+        """How far the preparation of data is."""
+        if phase != self._phase:
+            self.close()
+            self._phase = phase
+        self._advance(f"data: {phase}", done, total, "", is_count=False)
+
+    def step(self, step: int, steps: int, record: Mapping[str, Any]) -> None:
+        """The bar at `step` of `steps`, with the figures of the step."""
+        figures = (
+            f"loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s"
+        )
+        if record.get("mfu") is not None:
+            figures += f"  MFU {record['mfu']:.1%}"
+        self._advance("training", step, steps, figures, is_count=True)
+
+    def show(self, table: Table) -> None:
+        """A table."""
+        self._rich.print(table)
+
+    def interrupted(self, step: int) -> None:
+        """Say that the run stopped early and how it goes on."""
+        self.close()
+        self.say(f"interrupted after step {step}, which is saved; the same command goes on from it")
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._phase = ""
+
+    def _advance(self, name: str, done: int, total: int, figures: str, *, is_count: bool) -> None:
+        if not self._rich.is_terminal:
+            now = time.monotonic()
+            if now - self._last_line > _LOG_SECONDS or done == total:
+                self._last_line = now
+                share = f"{done}/{total}" if is_count else f"{done / max(total, 1):.0%}"
+                self.say(f"{name} {share}  {figures}".rstrip())
+            return
+        if self._bar is None:
+            count = (MofNCompleteColumn(),) if is_count else ()
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                *count,
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(compact=True),
+                console=self._rich,
+                transient=not is_count,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=total, figures="")
+        self._bar.update(self._task, completed=done, figures=figures)
+
+
+def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
+    """What is about to run: sizes, layout, and the settings that differ from the defaults."""
+    dataset_tokens = sum(
+        data.streams[name]["train"].num_tokens
+        for name, dataset in config.data.datasets.items()
+        if dataset.weight
+    )
+    tokens_per_step = config.data.global_batch_size * config.data.sequence_length
+    total_tokens = tokens_per_step * config.training.steps
+    mesh = " x ".join(f"{axis} {size}" for axis, size in parts.layout.mesh.shape.items())
+    device = parts.layout.mesh.devices.flat[0]
+    lines = [
+        f"model       {parts.num_params:,} parameters, {config.model.num_layers} layers, "
+        f"vocabulary {parts.model.vocab_size:,}, {config.model.compute_dtype} compute",
+        f"data        {dataset_tokens:,} training tokens; {tokens_per_step:,} tokens a step x "
+        f"{config.training.steps:,} steps = {total_tokens:,} tokens "
+        f"({total_tokens / max(dataset_tokens, 1):.2f} epochs)",
+        f"layout      {config.parallel.layout} on {mesh} ({device.device_kind})",
+        f"run folder  {config.run_dir}",
+        "settings    " + _settings(config),
+    ]
+    return "\n".join(lines)
+
+
+def _settings(config: RunConfig) -> str:
+    shown = [f"{key}={value}" for key, value in non_defaults(config).items() if key != "run_dir"]
+    rows, row = [], ""
+    for setting in shown:
+        if row and len(row) + len(setting) > 86:
+            rows.append(row)
+            row = ""
+        row += ("  " if row else "") + setting
+    return "\n            ".join([*rows, row])
+
+
+def step_shower(console: Console, start: int, steps: int) -> Callable[[Mapping[str, Any]], None]:
+    """Shows each record on the bar, and after a few steps tells how long the rest will take."""
+    seen: list[float] = []
+
+    def show(record: Mapping[str, Any]) -> None:
+        console.step(record["step"], steps, record)
+        seen.append(time.monotonic())
+        if len(seen) == _CALIBRATION_RECORDS and record["step"] < steps:
+            steps_between = (record["step"] - start) / len(seen)
+            per_step = (seen[-1] - seen[0]) / (len(seen) - 1) / steps_between
+            left = expected_time(per_step, steps - record["step"])
+            console.say(f"expected time for the remaining {steps - record['step']:,} steps: {left}")
+
+    return show
+
+
+def expected_time(seconds_per_step: float, steps: int) -> str:
+    """A span of time as a person says it."""
+    seconds = seconds_per_step * steps
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

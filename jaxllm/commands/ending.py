@@ -1,0 +1,80 @@
+"""The end of a run: summary.json, and what a person is shown."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxllm.commands import run_folder
+from jaxllm.commands.console import Console
+from jaxllm.config import RunConfig
+from jaxllm.data import DataConfig, read_documents
+from jaxllm.evaluation import Score
+from jaxllm.evaluation.compression import xz_bits_per_byte
+from jaxllm.parallel import distributed
+
+
+def is_complete(run_dir: Path, start: int, steps: int) -> bool:
+    """Whether a run at step `start` of `steps` has its summary too."""
+    summary = run_folder.read_summary(run_dir)
+    return start == steps and summary is not None and summary["steps"] == steps
+
+
+def write_ending(
+    config: RunConfig,
+    *,
+    score: Score | None,
+    sample: str,
+    tokens_per_second: float,
+    wall_seconds: float,
+) -> None:
+    """Write summary.json, on the first process."""
+    tokens_per_step = config.data.global_batch_size * config.data.sequence_length
+    summary: dict[str, Any] = {
+        "steps": config.training.steps,
+        "tokens": config.training.steps * tokens_per_step,
+        "validation_loss": None if score is None else score.loss,
+        "validation_perplexity": None if score is None else score.perplexity,
+        "validation_bits_per_byte": None if score is None else score.bits_per_byte,
+        "tokens_per_second": tokens_per_second,
+        "wall_seconds": wall_seconds,
+        "sample": sample,
+    }
+    if config.evaluation.compare_xz and distributed.is_first():
+        summary["xz_bits_per_byte"] = xz_bits_per_byte(*_raw_texts(config.data))
+    if distributed.is_first():
+        run_folder.write_summary(Path(config.run_dir), summary)
+
+
+def show_ending(run_dir: Path, console: Console) -> None:
+    """Tell what came out, and the one next command to try."""
+    summary = run_folder.read_summary(run_dir)
+    if summary is None:  # another process writes it
+        return
+    console.close()
+    if summary["sample"]:
+        console.say(f"\nsample      {' '.join(summary['sample'].split())}\n")
+    console.say(
+        f"done        {summary['steps']:,} steps, {summary['tokens']:,} tokens, "
+        f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['wall_seconds']:.0f} s in all"
+    )
+    if summary["validation_loss"] is not None:
+        console.say(f"validation  loss {summary['validation_loss']:.4f}")
+    if summary["validation_bits_per_byte"] is not None:
+        line = f"            {summary['validation_bits_per_byte']:.4f} bits per byte"
+        if "xz_bits_per_byte" in summary:
+            line += f" (xz -9e on the same text: {summary['xz_bits_per_byte']:.4f})"
+        console.say(line)
+    console.say(f"run folder  {run_dir}")
+    console.say(f"next        jaxllm report {run_dir}")
+
+
+def _raw_texts(data: DataConfig) -> tuple[bytes, bytes]:
+    """The training and the validation text of all corpora, as UTF-8."""
+    texts = {"train": b"", "validation": b""}
+    for dataset in data.datasets.values():
+        if dataset.type == "corpus":
+            for split in texts:
+                documents = read_documents(
+                    dataset.corpus, split=split, validation_every=dataset.validation_every
+                )
+                texts[split] += b"".join(document.text.encode() for document in documents)
+    return texts["train"], texts["validation"]

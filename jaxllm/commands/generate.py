@@ -1,0 +1,46 @@
+"""`jaxllm generate`: continue prompts with a trained model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jaxllm.commands.console import Console
+from jaxllm.commands.run_folder import open_model
+from jaxllm.commands.validation import continue_prompts
+from jaxllm.config_errors import explain
+from jaxllm.generation import Generator, Sampling
+
+
+def generate(
+    run_dir: Path,
+    prompts: Sequence[str],
+    *,
+    sampling: Mapping[str, Any],
+    step: int | None = None,
+) -> list[str]:
+    """Print each prompt with its continuation; returns the continuations.
+
+    sampling: fields of `Sampling`. ValueError for a field out of range or a folder that is no run.
+    """
+    try:
+        settings = Sampling.model_validate(sampling)
+    except ValidationError as error:
+        options = [f"--{line.replace('_', '-', 1)}" for line in explain(error, Sampling)]
+        raise ValueError("\n".join(options)) from None
+    trained = open_model(run_dir, step=step)
+    if trained.tokenizer is None:
+        raise ValueError(f"{run_dir} was trained on ids without a tokenizer; it has no text")
+    generator = Generator(
+        trained.parts.model,
+        vocab_size=trained.tokenizer.vocab_size,
+        stop_id=trained.tokenizer.delimiter_id,
+        sampling=settings,
+        layout=trained.parts.layout,
+    )
+    texts = continue_prompts(generator, trained.tokenizer, trained.params, prompts)
+    console = Console(is_shown=True)
+    for prompt, text in zip(prompts, texts, strict=True):
+        console.say(prompt + text)
+    return texts

@@ -1,0 +1,32 @@
+"""`jaxllm prepare`: raw text to tokenised datasets, by itself or as the first act of training."""
+
+from jaxllm.commands.console import Console
+from jaxllm.config import RunConfig
+from jaxllm.data import Data, describe_dataset
+from jaxllm.parallel import distributed
+
+
+def prepare(config: RunConfig) -> None:
+    """Make the config's datasets, or find them made, and tell where they are."""
+    console = Console(is_shown=True)
+    data = open_data(config, console)
+    for name, folder in data.folders.items():
+        card = describe_dataset(folder)
+        splits = ", ".join(
+            f"{split} {figures['documents']:,} documents, {figures['tokens']:,} tokens"
+            for split, figures in card["splits"].items()
+        )
+        console.say(f"{name}: {folder}\n  {splits}")
+    if not data.folders:
+        console.say("nothing to prepare: no dataset of this config is made from raw text")
+
+
+def open_data(config: RunConfig, console: Console) -> Data:
+    """The config's datasets, prepared where they are missing; by the first process alone."""
+    if not distributed.is_first():
+        distributed.barrier("datasets prepared")
+    data = config.data.build(seed=config.seed, on_progress=console.data_progress)
+    console.close()
+    if distributed.is_first():
+        distributed.barrier("datasets prepared")
+    return data

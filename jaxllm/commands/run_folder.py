@@ -1,0 +1,131 @@
+"""A run folder: what `train` writes and every other command opens.
+
+config.yaml (resolved), tokenizer/, metrics.jsonl, checkpoints/, tensorboard/, and at the end
+summary.json.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxllm.checkpoints import CheckpointStore
+from jaxllm.commands.assembly import Assembly, assemble
+from jaxllm.commands.saved_state import weights_item
+from jaxllm.config import RunConfig, check_resumable, dump_yaml, load_config
+from jaxllm.data import Data, Tokenizer, load_tokenizer
+from jaxllm.nn.param import Nested
+from jaxllm.parallel import distributed
+from jaxllm.training.metrics import MetricsWriter, cut_back
+
+CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
+
+
+class TrainedModel(NamedTuple):
+    """A run opened for reading, its weights (the averaged ones, if it has them) on the devices."""
+
+    config: RunConfig
+    tokenizer: Tokenizer | None
+    parts: Assembly
+    params: Nested
+    step: int
+
+
+def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
+    """The model of a run at a checkpoint (default the newest), laid out on this machine.
+
+    ValueError for a folder that is no run or has no such checkpoint.
+    """
+    config = read_config(run_dir)
+    enable_compilation_cache(config.compilation_cache)
+    # The layout it was trained on need not fit here; reading follows the devices at hand.
+    parallel = config.parallel.model_copy(update={"data": None, "fsdp": None, "tensor": 1})
+    tokenizer, vocab_size = _vocabulary(run_dir)
+    parts = assemble(config, layout=parallel.build(), vocab_size=vocab_size)
+    if not (run_dir / CHECKPOINT_FOLDER).is_dir():
+        raise ValueError(f"{run_dir} has no checkpoint yet; train it first")
+    with CheckpointStore(run_dir / CHECKPOINT_FOLDER) as store:
+        steps = store.steps()
+        if not steps or (step is not None and step not in steps):
+            raise ValueError(
+                f"{run_dir} has no checkpoint{'' if step is None else f' of step {step}'}; "
+                f"it has {steps or 'none yet'}"
+            )
+        step = steps[-1] if step is None else step
+        saved = store.restore(step, "params", weights_item(parts.state.params, parts.state.ema))
+    return TrainedModel(config, tokenizer, parts, saved.get("ema", saved["weights"]), step)
+
+
+def _vocabulary(run_dir: Path) -> tuple[Tokenizer | None, int]:
+    """The run's tokenizer, if it has one, and the number of ids of its data."""
+    vocab_size = json.loads((run_dir / VOCABULARY_FILE).read_text(encoding="utf-8"))["vocab_size"]
+    if not (run_dir / TOKENIZER_FOLDER).is_dir():
+        return None, vocab_size
+    return load_tokenizer(run_dir / TOKENIZER_FOLDER), vocab_size
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """The resolved config of a run folder; ValueError if it is none."""
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{run_dir} is not a run folder: it has no {CONFIG_FILE} (jaxllm train makes one)"
+        )
+    return load_config(path)
+
+
+def check_config(run_dir: Path, config: RunConfig) -> None:
+    """ValueError if the run folder belongs to a run that this config would not continue."""
+    if (run_dir / CONFIG_FILE).is_file():
+        check_resumable(read_config(run_dir), config, run_dir=run_dir)
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        raise ValueError(
+            f"run_dir {run_dir} is a folder with other things in it and no {CONFIG_FILE}; "
+            "give another run_dir"
+        )
+
+
+def write_config(run_dir: Path, config: RunConfig, data: Data) -> None:
+    """Make the folder a run, on the first process: the tokenizer, and last the config."""
+    if distributed.is_first():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if data.tokenizer is not None and not (run_dir / TOKENIZER_FOLDER).is_dir():
+            data.tokenizer.save(run_dir / TOKENIZER_FOLDER)
+        write_text(run_dir / CONFIG_FILE, dump_yaml(config))
+    distributed.barrier("run folder")
+
+
+def open_metrics(run_dir: Path, config: RunConfig, *, step: int) -> MetricsWriter:
+    """The metrics of the run, cut back to `step`; on other processes one that writes nothing."""
+    if not distributed.is_first():
+        return MetricsWriter([])
+    cut_back(run_dir, step)
+    return config.metrics.build(run_dir, config.model_dump(mode="json"))
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json, which says that the run is complete."""
+    write_text(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The summary of a complete run, or None."""
+    path = run_dir / SUMMARY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once: a reader or a crash sees the old or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def enable_compilation_cache(folder: str | None) -> None:
+    """Keep compiled programs in `folder`, so that a restart does not compile again."""
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,86 @@
+"""The training state on disk: what a step saves is what the next start of the command needs."""
+
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.commands.assembly import Assembly
+from jaxllm.nn.param import Nested
+from jaxllm.training.state import TrainState
+
+
+class Position(Protocol):
+    """A loader, as far as its place in the data goes."""
+
+    def state(self, step: int) -> dict[str, Any]: ...
+
+    def check_state(self, state: dict[str, Any]) -> None: ...
+
+
+class SavedState:
+    """Saves and restores (training state, data position, seconds spent). A context manager."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig, loader: Position):
+        """Checkpoints in `folder` by `config`; ValueError if the newest is at other data."""
+        self._config = config
+        self._loader = loader
+        self._began = time.monotonic()
+        self._store = config.build(folder)
+        self.start = self._store.latest_step() or 0
+        self._newest = self.start
+        self._seconds_before = 0.0
+        if self.start:
+            loader.check_state(self._store.restore_json("data", self.start))
+            self._seconds_before = self._store.restore_json("meta", self.start)["wall_seconds"]
+
+    def __enter__(self) -> "SavedState":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.__exit__()
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time spent on the run so far, earlier starts included up to what they saved."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def is_due(self, step: int) -> bool:
+        """Whether the config wants a checkpoint after step `step`."""
+        return self._config.every is not None and step % self._config.every == 0
+
+    def save(self, step: int, state: TrainState, *, validation_loss: float | None) -> None:
+        """Begin to save; nothing if this step is saved already."""
+        if step == self._newest:
+            return
+        self._newest = step
+        self._store.save(
+            step,
+            params=weights_item(state.params, state.ema),
+            opt={"state": state.opt_state, "step": state.step},
+            data=self._loader.state(step),
+            meta={"step": step, "wall_seconds": self.wall_seconds, "jax": jax.__version__},
+            validation_loss=validation_loss,
+        )
+
+    def wait(self) -> None:
+        """Wait until everything saved is on disk; raises what went wrong on the way."""
+        self._store.wait()
+
+    def restore(self, parts: Assembly) -> TrainState:
+        """The newest state, in the layout at hand. ValueError for another architecture."""
+        abstract = parts.state
+        params = self._store.restore(
+            self.start, "params", weights_item(abstract.params, abstract.ema)
+        )
+        opt = self._store.restore(
+            self.start, "opt", {"state": abstract.opt_state, "step": abstract.step}
+        )
+        return TrainState(opt["step"], params["weights"], opt["state"], params.get("ema"))
+
+
+def weights_item(params: Nested, ema: Nested | None) -> dict[str, Nested]:
+    """What the checkpoint item `params` holds."""
+    return {"weights": params} if ema is None else {"weights": params, "ema": ema}

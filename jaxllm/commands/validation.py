@@ -1,0 +1,126 @@
+"""Scores and samples of a run while it trains, and at its end."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.console import Console
+from jaxllm.config import RunConfig
+from jaxllm.data import Data, Tokenizer
+from jaxllm.evaluation import Score, make_eval_step, score, total
+from jaxllm.generation import Generator
+from jaxllm.nn.param import Nested
+from jaxllm.parallel.shard import host_rows
+from jaxllm.training.metrics import MetricsWriter
+from jaxllm.training.state import TrainState
+
+
+class Validation:
+    """Scores every validation set and continues the prompts, with the averaged weights if any."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Assembly,
+        data: Data,
+        *,
+        writer: MetricsWriter,
+        console: Console,
+    ):
+        self._config = config
+        self._layout = parts.layout
+        self._writer = writer
+        self._console = console
+        self._eval_step = make_eval_step(parts.loss, parts.layout)
+        self._rows = config.data.global_batch_size
+        self._sets = data.validation_loaders(rows=host_rows(parts.layout, self._rows))
+        self._tokenizer = data.tokenizer
+        if config.samples.every and data.tokenizer is None:
+            raise ValueError(
+                "samples.every is set, but the data has no tokenizer to turn ids into text; "
+                "set data.tokenizer, or samples.every to null"
+            )
+        self._generate = Generator(
+            parts.model,
+            vocab_size=data.vocab_size,
+            stop_id=data.delimiter_id,
+            sampling=config.samples.sampling,
+            layout=parts.layout,
+        )
+        self.latest: Score | None = None
+        self.latest_loss: float | None = None
+        self.latest_sample = ""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the config wants scores or samples after step `step`."""
+        return _divides(self._config.evaluation.every, step) or _divides(
+            self._config.samples.every, step
+        )
+
+    def run(self, step: int, state: TrainState, *, is_last: bool, is_recorded: bool = True) -> None:
+        """Do what is due after step `step`; everything if it is the last."""
+        params = state.params if state.ema is None else state.ema
+        if self._sets and (is_last or _divides(self._config.evaluation.every, step)):
+            scores = self.score(params)
+            self.latest = total(scores.values())
+            self.latest_loss = self.latest.loss
+            if is_recorded:
+                self._writer.write(evaluation_record(step, self.latest, scores))
+                self._console.say(f"step {step}: validation {describe(self.latest)}")
+        if self._tokenizer and (is_last or _divides(self._config.samples.every, step)):
+            texts = continue_prompts(
+                self._generate, self._tokenizer, params, self._config.samples.prompts
+            )
+            self.latest_sample = self._config.samples.prompts[0] + texts[0]
+            if is_recorded:
+                for prompt, text in zip(self._config.samples.prompts, texts, strict=True):
+                    self._writer.text(step, prompt=prompt, sample=text)
+
+    def score(self, params: Nested) -> dict[str, Score]:
+        """The score of each validation set by its name."""
+        return {
+            name: score(
+                self._eval_step,
+                params,
+                batches,
+                layout=self._layout,
+                rows=self._rows,
+                raw_bytes=batches.raw_bytes,
+            )
+            for name, batches in self._sets.items()
+        }
+
+
+def continue_prompts(
+    generate: Generator, tokenizer: Tokenizer, params: Nested, prompts: Sequence[str]
+) -> list[str]:
+    """The continuation of each prompt as text; a delimiter opens the document, as in training."""
+    ids = [[tokenizer.delimiter_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    return [tokenizer.decode(new) for new in generate(params, ids)]
+
+
+def evaluation_record(step: int, whole: Score, scores: Mapping[str, Score]) -> dict[str, Any]:
+    """An evaluation record: all sets together, then each by its name."""
+    record: dict[str, Any] = {"step": step, **_figures("validation_", whole)}
+    for name, part in scores.items():
+        record.update(_figures(f"validation/{name}/", part))
+    return record
+
+
+def describe(score: Score) -> str:
+    """A score as a person reads it."""
+    text = f"loss {score.loss:.4f}, perplexity {score.perplexity:.2f}"
+    if score.bits_per_byte is not None:
+        text += f", {score.bits_per_byte:.4f} bits per byte"
+    return text
+
+
+def _figures(prefix: str, score: Score) -> dict[str, float]:
+    figures = {f"{prefix}loss": score.loss, f"{prefix}perplexity": score.perplexity}
+    if score.bits_per_byte is not None:
+        figures[f"{prefix}bits_per_byte"] = score.bits_per_byte
+    return figures
+
+
+def _divides(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0

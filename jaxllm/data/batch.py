@@ -1,0 +1,64 @@
+"""What a training step gets: rows of a token stream with segments, positions and loss mask.
+
+Shapes: B rows of this host, T = sequence length.
+
+    tokens         int32   (B, T)  the inputs
+    targets        int32   (B, T)  for each input the token behind it
+    segment_ids    int32   (B, T)  which document of the row a token belongs to, from 0
+    positions      int32   (B, T)  offset in the document, or in the row for one begun earlier
+    loss_mask      float32 (B, T)  1 where the target is scored, 0 where it is filling
+    example_index  uint32  (B,)    global row number modulo 2^32, the key of randomness
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+def make_batch(
+    rows_BS: np.ndarray,
+    *,
+    delimiter_id: int,
+    example_index: Sequence[int] | np.ndarray,
+    scored_B: np.ndarray | None = None,
+) -> Batch:
+    """The batch of rows of S = T + 1 ids.
+
+    `scored_B` is the number of targets that are scored in each row; by default all are.
+    """
+    tokens_BT = np.ascontiguousarray(rows_BS[:, :-1])
+    segments_BT, positions_BT = segments_and_positions(tokens_BT, delimiter_id)
+    if scored_B is None:
+        mask_BT = np.ones(tokens_BT.shape, np.float32)
+    else:
+        mask_BT = (np.arange(tokens_BT.shape[1]) < scored_B[:, None]).astype(np.float32)
+    return {
+        "tokens": tokens_BT,
+        "targets": np.ascontiguousarray(rows_BS[:, 1:]),
+        "segment_ids": segments_BT,
+        "positions": positions_BT,
+        "loss_mask": mask_BT,
+        "example_index": (np.asarray(example_index, np.int64) & 0xFFFFFFFF).astype(np.uint32),
+    }
+
+
+def segments_and_positions(
+    tokens_BT: np.ndarray, delimiter_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The running count of delimiters in each row, and the distance to the last one.
+
+    Delimiters are rare, so whole runs between them are written at once.
+    """
+    rows, length = tokens_BT.shape
+    delimiters = np.flatnonzero(tokens_BT == delimiter_id)
+    # A run starts at each row and at each delimiter; a delimiter that opens a row starts one.
+    starts = np.union1d(np.arange(rows) * length, delimiters)
+    run_lengths = np.diff(starts, append=rows * length)
+    opened = np.searchsorted(delimiters, starts, side="right")
+    before_row = np.searchsorted(delimiters, starts // length * length, side="left")
+    segments = np.repeat((opened - before_row).astype(np.int32), run_lengths)
+    positions = np.arange(rows * length, dtype=np.int32)
+    positions -= np.repeat(starts.astype(np.int32), run_lengths)
+    return segments.reshape(rows, length), positions.reshape(rows, length)

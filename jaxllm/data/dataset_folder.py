@@ -1,0 +1,151 @@
+"""A tokenised dataset on disk: TFDS metadata, our sidecar, the tokenizer, and the shards.
+
+    NAME-FINGERPRINT/
+      dataset_info.json  features.json        what `tfds.builder_from_directory` reads
+      tokens.json                             the sidecar: `DatasetCard`
+      tokenizer/                              what `load_tokenizer` reads
+      NAME-train.array_record-00000-of-00002  the shards
+
+A split is one stream of tokens, `[delimiter document]* delimiter`: the closing delimiter is
+there so that the end of the last document is scored like any other. The stream is cut into
+records; the last one is filled up with delimiters that `tokens` does not count.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from jaxllm.data.records import FEATURE, RECORD_TOKENS, record_prefix, shard_lengths, shard_name
+from jaxllm.schema import Config
+
+SIDECAR = "tokens.json"
+TOKENIZER_FOLDER = "tokenizer"
+FORMAT_VERSION = 1
+
+
+class SplitCard(Config):
+    """What one split holds."""
+
+    documents: int
+    """Number of documents."""
+    tokens: int
+    """Number of tokens of the stream, delimiters included."""
+    raw_bytes: int
+    """UTF-8 bytes of the documents' text, the denominator of bits per byte."""
+    records: int
+    """Number of ArrayRecord records."""
+    last_record_tokens: int
+    """Number of tokens in the last record; the rest of it is filling."""
+    shards: tuple[str, ...]
+    """File names of the shards, in order."""
+    shard_bytes: tuple[int, ...]
+    """Size of each shard's file in bytes."""
+
+
+class SourceCard(Config):
+    """One file that the dataset was made from."""
+
+    file: str
+    """Path of the file when the dataset was made."""
+    sha256: str
+    """Hash of its content."""
+
+
+class DatasetCard(Config):
+    """The sidecar of a tokenised dataset."""
+
+    format_version: Literal[1] = 1
+    """Version of this layout."""
+    name: str
+    """TFDS name of the dataset."""
+    fingerprint: str
+    """sha256 of everything that decides the tokens: content, tokenizer, held-out documents."""
+    vocab_size: int
+    """Number of ids of the tokenizer."""
+    delimiter_id: int
+    """The id that opens each document and ends the stream."""
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    dtype: Literal["uint16", "uint32"]
+    """Type of an id on disk."""
+    record_tokens: int = RECORD_TOKENS
+    """Ids in a record."""
+    validation_every: int
+    """Every how many documents one is held out; 0 for none."""
+    skipped: tuple[str, ...] = ()
+    """Records that were no documents, skipped within the error budget."""
+    sources: tuple[SourceCard, ...]
+    """The files that the dataset was made from."""
+    splits: dict[str, SplitCard] = Field(min_length=1)
+    """The splits by name."""
+
+
+def split_card(
+    name: str, split: str, *, documents: int, tokens: int, raw_bytes: int, folder: Path
+) -> SplitCard:
+    """The card of a split whose shards are all written."""
+    records = -(-tokens // RECORD_TOKENS)
+    lengths = shard_lengths(records)
+    shards = tuple(shard_name(name, split, i, len(lengths)) for i in range(len(lengths)))
+    return SplitCard(
+        documents=documents,
+        tokens=tokens,
+        raw_bytes=raw_bytes,
+        records=records,
+        last_record_tokens=tokens - (records - 1) * RECORD_TOKENS,
+        shards=shards,
+        shard_bytes=tuple((folder / shard).stat().st_size for shard in shards),
+    )
+
+
+def write_metadata(folder: Path, card: DatasetCard) -> None:
+    """Writes TFDS's metadata and, last, the sidecar."""
+    import tensorflow_datasets as tfds
+
+    dtype = np.dtype(card.dtype)
+    tokens = tfds.features.Tensor(shape=(RECORD_TOKENS,), dtype=dtype.type, encoding="bytes")
+    features = tfds.features.FeaturesDict({FEATURE: tokens})
+    zeros = np.zeros(RECORD_TOKENS, dtype)
+    expected = record_prefix(zeros.nbytes) + zeros.tobytes()
+    assert features.serialize_example({FEATURE: zeros}) == expected, "TFDS changed its format"
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=features,
+        split_infos=[_split_info(tfds, folder, card, split) for split in card.splits],
+        check_data=False,
+        description=f"Tokens of {card.name}, in records of {RECORD_TOKENS}; see {SIDECAR}.",
+    )
+    (folder / SIDECAR).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _split_info(tfds: Any, folder: Path, card: DatasetCard, split: str) -> Any:
+    record_bytes = RECORD_TOKENS * np.dtype(card.dtype).itemsize
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=str(folder),
+        dataset_name=card.name,
+        split=split,
+        filetype_suffix="array_record",
+    )
+    records = card.splits[split].records
+    return tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=shard_lengths(records),
+        num_bytes=records * (record_bytes + len(record_prefix(record_bytes))),
+        filename_template=template,
+    )
+
+
+def read_card(folder: Path | str) -> DatasetCard:
+    """The sidecar of a dataset. Raises ValueError when the folder holds no complete dataset."""
+    path = Path(folder) / SIDECAR
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no tokenised dataset: it has no {SIDECAR}; give the folder that "
+            f"`jaxllm prepare` made"
+        )
+    try:
+        return DatasetCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}") from error

@@ -1,0 +1,69 @@
+"""What a person looks at: the card of a dataset, and the rows of a batch as text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.data.batch import Batch
+from jaxllm.data.dataset_folder import read_card
+from jaxllm.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RowSegment:
+    """One document, or the part of one, inside a row: tokens [start, stop)."""
+
+    segment_id: int
+    start: int
+    stop: int
+    text: str
+    """The decoded tokens; characters cut by the row's ends are U+FFFD."""
+    scored: int
+    """Number of tokens whose target counts in the loss."""
+
+
+def decode_row(batch: Batch, row: int, tokenizer: Tokenizer) -> list[RowSegment]:
+    """The segments of one row of a batch, in order."""
+    segments_T = batch["segment_ids"][row]
+    starts = np.flatnonzero(np.diff(segments_T, prepend=-1))
+    stops = [*starts[1:], len(segments_T)]
+    return [
+        RowSegment(
+            segment_id=int(segments_T[start]),
+            start=int(start),
+            stop=int(stop),
+            text=tokenizer.decode(batch["tokens"][row, start:stop]),
+            scored=int(batch["loss_mask"][row, start:stop].sum()),
+        )
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+
+
+def describe_dataset(folder: Path | str) -> dict[str, Any]:
+    """The card of a tokenised dataset as plain values: what it holds and what made it."""
+    card = read_card(folder)
+    return {
+        "name": card.name,
+        "folder": str(folder),
+        "fingerprint": card.fingerprint,
+        "tokenizer": card.tokenizer,
+        "vocab_size": card.vocab_size,
+        "delimiter_id": card.delimiter_id,
+        "dtype": card.dtype,
+        "source_files": len(card.sources),
+        "skipped_records": list(card.skipped),
+        "splits": {
+            name: {
+                "documents": split.documents,
+                "tokens": split.tokens,
+                "raw_bytes": split.raw_bytes,
+                "bytes_per_token": split.raw_bytes / split.tokens,
+                "tokens_per_document": split.tokens / split.documents,
+                "shards": len(split.shards),
+                "bytes_on_disk": sum(split.shard_bytes),
+            }
+            for name, split in card.splits.items()
+        },
+    }

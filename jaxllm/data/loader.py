@@ -1,0 +1,229 @@
+"""Global batches as a pure function of the step.
+
+Row i of a stream is its tokens [i*T, i*T + T + 1): rows overlap by one token, so that each
+token is the target of exactly one row. A global row number is sent through mixing, repetition
+and shuffling to (dataset, row); a host reads only the rows of its own slice of each batch.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from jaxllm.data.batch import Batch, make_batch
+from jaxllm.data.streams import TokenStream
+
+
+def host_rows(global_batch_size: int, *, host: int, hosts: int) -> slice:
+    """The contiguous rows of a global batch that a host reads."""
+    if global_batch_size % hosts:
+        raise ValueError(
+            f"a global batch of {global_batch_size} rows cannot be divided among {hosts} hosts; "
+            f"change `data.global_batch_size` to a multiple of {hosts}"
+        )
+    size = global_batch_size // hosts
+    return slice(host * size, (host + 1) * size)
+
+
+class TrainLoader:
+    """Batches of mixed, shuffled and repeated streams, by random access."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, tuple[TokenStream, float]],
+        *,
+        sequence_length: int,
+        global_batch_size: int,
+        seed: int,
+        rows: slice | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        """`streams` gives each dataset's stream and weight, the share of its rows.
+
+        `rows` is this host's slice of the global batch, all of it by default. Weights are kept
+        to 1% of the smallest. Raises ValueError for a stream shorter than a row.
+        """
+        assert streams
+        named = streams.items()
+        self._streams = [stream for _, (stream, _) in named]
+        self._length = sequence_length
+        self._batch_size = global_batch_size
+        self._rows = range(global_batch_size)[rows or slice(None)]
+        self._delimiter_id = self._streams[0].delimiter_id
+        counts = [
+            _full_rows(name, stream, sequence_length) for name, (stream, _) in streams.items()
+        ]
+        self._first_rows = np.cumsum([0, *counts])
+        weights = [weight for _, (_, weight) in named]
+        self._order = _row_order(list(streams), counts, weights, seed=seed, shuffle=shuffle)
+        self.rows_per_epoch: dict[str, int] = dict(zip(streams, counts, strict=True))
+        self._fingerprint = {
+            "sequence_length": sequence_length,
+            "seed": seed,
+            "shuffle": shuffle,
+            "datasets": {
+                name: {"fingerprint": stream.fingerprint, "weight": weight}
+                for name, (stream, weight) in named
+            },
+        }
+
+    def batch(self, step: int) -> Batch:
+        """This host's rows of global batch `step`, from 0; see `jaxllm.data.batch`."""
+        first = step * self._batch_size
+        numbers = range(first + self._rows.start, first + self._rows.stop)
+        keys = np.fromiter((self._order[number] for number in numbers), np.int64, len(numbers))
+        datasets = np.searchsorted(self._first_rows, keys, side="right") - 1
+        starts = (keys - self._first_rows[datasets]) * self._length
+        return make_batch(
+            self._read(datasets, starts), delimiter_id=self._delimiter_id, example_index=numbers
+        )
+
+    def iterate(self, start_step: int = 0, *, prefetch: int = 2) -> Iterator[Batch]:
+        """Batches from `start_step` on, endlessly, `prefetch` of them read ahead in threads.
+
+        Close the iterator to end its threads. A batch that cannot be read raises here.
+        """
+        assert prefetch >= 1
+        step = start_step
+        pending: deque[Future[Batch]] = deque()
+        executor = ThreadPoolExecutor(prefetch, thread_name_prefix="batches")
+        try:
+            while True:
+                while len(pending) < prefetch:
+                    pending.append(executor.submit(self.batch, step))
+                    step += 1
+                yield pending.popleft().result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The position in front of a step, as JSON; the same on every host."""
+        return {"next_row": step * self._batch_size, "fingerprint": self._fingerprint}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError, showing the difference, when a state is of other batches."""
+        differences = list(_differences("data", state["fingerprint"], self._fingerprint))
+        if state["next_row"] % self._batch_size:
+            differences.append(
+                f"data.global_batch_size: row {state['next_row']} is not where a batch of "
+                f"{self._batch_size} begins"
+            )
+        if differences:
+            raise ValueError(
+                "the data differs from what the checkpoint was trained on:\n  "
+                + "\n  ".join(differences)
+                + "\nrestore these settings, or start a new run folder"
+            )
+
+    def start_step(self, state: Mapping[str, Any]) -> int:
+        """The step that a state stands in front of, checked."""
+        self.check_state(state)
+        return state["next_row"] // self._batch_size
+
+    def _read(self, datasets: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """The rows, each from its dataset, shape (B, T + 1)."""
+        if len(self._streams) == 1:
+            return self._streams[0].read_rows(starts.tolist(), self._length + 1)
+        rows_BS = np.empty((len(starts), self._length + 1), np.int32)
+        for index in np.unique(datasets):
+            chosen = datasets == index
+            stream = self._streams[index]
+            rows_BS[chosen] = stream.read_rows(starts[chosen].tolist(), self._length + 1)
+        return rows_BS
+
+
+class ValidationLoader:
+    """Every token of a stream once, in order; the last rows are filled up and not scored.
+
+    Every host has the same number of batches.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        *,
+        name: str,
+        sequence_length: int,
+        global_batch_size: int,
+        rows: slice | None = None,
+    ) -> None:
+        if stream.num_tokens < 2:
+            raise ValueError(f"validation set {name!r} has no token to predict")
+        self.name = name
+        self.raw_bytes = stream.raw_bytes
+        self.num_targets = stream.num_tokens - 1
+        self._stream = stream
+        self._length = sequence_length
+        self._batch_size = global_batch_size
+        self._rows = range(global_batch_size)[rows or slice(None)]
+        self._num_rows = -(-self.num_targets // sequence_length)
+
+    def __len__(self) -> int:
+        return -(-self._num_rows // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.batch, range(len(self)))
+
+    def batch(self, index: int) -> Batch:
+        """This host's rows of global batch `index`."""
+        first = index * self._batch_size
+        numbers = np.arange(first + self._rows.start, first + self._rows.stop)
+        scored_B = np.clip(self.num_targets - numbers * self._length, 0, self._length)
+        # Filling is delimiters: ids of the vocabulary, each a document of its own.
+        shape = (len(numbers), self._length + 1)
+        rows_BS = np.full(shape, self._stream.delimiter_id, np.int32)
+        full = int((scored_B == self._length).sum())
+        starts = (numbers[:full] * self._length).tolist()
+        rows_BS[:full] = self._stream.read_rows(starts, self._length + 1)
+        if full < len(numbers) and scored_B[full]:
+            start, ids = int(numbers[full]) * self._length, int(scored_B[full]) + 1
+            rows_BS[full, :ids] = self._stream.read_rows([start], ids)[0]
+        return make_batch(
+            rows_BS,
+            delimiter_id=self._stream.delimiter_id,
+            example_index=numbers,
+            scored_B=scored_B,
+        )
+
+
+def _full_rows(name: str, stream: TokenStream, length: int) -> int:
+    """The number of rows that a stream fills; what is left over is not trained on."""
+    rows = (stream.num_tokens - 1) // length
+    if not 0 < rows < 1 << 32:
+        raise ValueError(
+            f"dataset {name!r} has {stream.num_tokens} tokens, which make {max(rows, 0)} rows of "
+            f"{length}; between 1 and 2^32 - 1 are possible: change `data.sequence_length`, or "
+            f"the dataset"
+        )
+    return rows
+
+
+def _row_order(
+    names: list[str], counts: list[int], weights: list[float], *, seed: int, shuffle: bool
+) -> Any:
+    """Global row number -> key, where keys count through the rows of all datasets in turn."""
+    import grain
+
+    orders = []
+    first = 0
+    for name, count in zip(names, counts, strict=True):
+        order = grain.MapDataset.range(first, first + count)
+        if shuffle:
+            # A seed of its own for each dataset; grain counts it up with each epoch.
+            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            order = order.shuffle(seed=int.from_bytes(digest[:4]))
+        orders.append(order.repeat())
+        first += count
+    return orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
+
+
+def _differences(path: str, saved: Any, here: Any) -> Iterator[str]:
+    """What differs between two trees of JSON, a line each."""
+    if isinstance(saved, dict) and isinstance(here, dict):
+        for key in sorted({*saved, *here}):
+            yield from _differences(f"{path}.{key}", saved.get(key), here.get(key))
+    elif saved != here:
+        yield f"{path}: {saved!r} in the checkpoint, {here!r} now"

@@ -1,0 +1,117 @@
+"""The tokens of one split on disk: ArrayRecord shards of fixed records, as TFDS reads them.
+
+A record is a serialised `tf.train.Example` with one feature, `tokens`: C ids, little-endian.
+Because C is fixed, what stands before the ids is the same in every record, and the ids can be
+taken out without parsing anything.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RECORD_TOKENS = 4096
+SHARD_RECORDS = 1 << 13  # 2^25 tokens: 64 MiB in uint16
+
+# One record a chunk for random access; uncompressed, because reading is then twice as fast.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+READER_OPTIONS = "readahead_buffer_size:0"
+READER_BUFFER_BYTES = 32768
+
+FEATURE = "tokens"
+
+
+def record_prefix(record_bytes: int) -> bytes:
+    """The protocol-buffer bytes in front of the ids: five nested length-delimited fields."""
+    key = _field(1, len(FEATURE)) + FEATURE.encode()
+    bytes_value = _field(1, record_bytes)
+    bytes_list = _field(1, len(bytes_value) + record_bytes)
+    feature = _field(2, len(bytes_list) + len(bytes_value) + record_bytes)
+    entry = key + feature + bytes_list + bytes_value
+    features = _field(1, len(entry) + record_bytes)
+    return _field(1, len(features) + len(entry) + record_bytes) + features + entry
+
+
+def _field(number: int, length: int) -> bytes:
+    """Tag and length of a length-delimited field."""
+    encoded = bytearray([number << 3 | 2])
+    while length >= 0x80:
+        encoded.append(length & 0x7F | 0x80)
+        length >>= 7
+    encoded.append(length)
+    return bytes(encoded)
+
+
+def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
+    """TFDS's file name for a shard."""
+    return f"{dataset}-{split}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def shard_lengths(records: int) -> list[int]:
+    """Records in each shard: all full but the last."""
+    return [min(SHARD_RECORDS, records - first) for first in range(0, records, SHARD_RECORDS)]
+
+
+def write_shard(path: Path, blocks: Iterator[np.ndarray]) -> None:
+    """Writes one record for each block of `RECORD_TOKENS` ids. Raises OSError on a full disk."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    prefix = b""
+    try:
+        writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
+        for block in blocks:
+            assert block.shape == (RECORD_TOKENS,), block.shape
+            prefix = prefix or record_prefix(block.nbytes)
+            writer.write(prefix + block.tobytes())
+        writer.close()
+    except RuntimeError as error:  # the library's only kind of error
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+class ShardReader:
+    """Random access to the records of one shard; safe to use from several threads."""
+
+    def __init__(self, path: Path, *, records: int, dtype: np.dtype) -> None:
+        """Raises ValueError when the file is not a shard of that many records."""
+        self._path = path
+        self._dtype = dtype
+        self._prefix = record_prefix(RECORD_TOKENS * dtype.itemsize)
+        self._size = len(self._prefix) + RECORD_TOKENS * dtype.itemsize
+        self._reader = self._open()
+        found = self._reader.num_records()
+        if found != records:
+            raise self._damaged(f"it holds {found} records instead of {records}")
+
+    def read(self, record: int) -> np.ndarray:
+        """The ids of one record, shape (RECORD_TOKENS,), a read-only view of its bytes.
+
+        Raises ValueError, naming the file, when the checksum of the record does not hold.
+        """
+        try:
+            data = self._reader.read([record])[0]
+        except RuntimeError as error:  # the library's only kind of error
+            raise self._damaged(f"record {record}: {error}") from error
+        if len(data) != self._size or not data.startswith(self._prefix):
+            raise self._damaged(f"record {record} is not {RECORD_TOKENS} ids of {self._dtype}")
+        return np.frombuffer(data, self._dtype, offset=len(self._prefix))
+
+    def _open(self) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        if not self._path.is_file():
+            raise self._damaged("the file is missing")
+        try:
+            return ArrayRecordReader(
+                str(self._path),
+                options=READER_OPTIONS,
+                file_reader_buffer_size=READER_BUFFER_BYTES,
+            )
+        except RuntimeError as error:  # the library's only kind of error
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, reason: str) -> ValueError:
+        return ValueError(
+            f"shard {self._path} is truncated or corrupt: {reason}; delete the dataset's folder "
+            f"and prepare it again, or fetch it anew"
+        )

@@ -1,0 +1,57 @@
+"""The metrics of steps, written one step late so that the device never waits for the host."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+
+from jaxllm.training.throughput import Throughput
+
+
+class Writer(Protocol):
+    """Takes records."""
+
+    def write(self, record: Mapping[str, Any]) -> None: ...
+
+
+class StepLog:
+    """Holds the newest step's metrics on the device while the step before is written."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        clock: Throughput,
+        *,
+        start: int,
+        every: int,
+        on_record: Callable[[Mapping[str, Any]], None],
+    ):
+        """start: steps done before. every: steps between records. on_record: shown each record after it is written."""
+        self._writer = writer
+        self._clock = clock
+        self._every = every
+        self._on_record = on_record
+        self._written = start
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of a step just dispatched; write those of the one before."""
+        if step % self._every:
+            return
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Write what is held, waiting for its step to finish."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        # One explicit transfer; anything implicit would be refused by the loop's guard.
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        record = {"step": step, **figures, **self._clock.read(step - self._written)}
+        self._written = step
+        self._writer.write(record)
+        self._on_record(record)

@@ -1,0 +1,83 @@
+"""How fast a run is, and where the time goes: tokens per second, MFU, data wait, memory."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxllm.hardware import find_chip
+
+
+class Throughput:
+    """A clock around the steps of the loop. Host side only: it never waits for a device."""
+
+    def __init__(self, *, tokens_per_step: int, flops_per_token: float):
+        """flops_per_token: forward and backward, of the model alone (no recomputation)."""
+        self._tokens_per_step = tokens_per_step
+        self._flops_per_token = flops_per_token
+        self._num_devices = jax.device_count()
+        self._chip = find_chip(jax.devices()[0].device_kind)
+        self._data_wait = 0.0
+        self._since = time.perf_counter()
+        self.training_seconds = 0.0
+        self.num_steps = 0
+
+    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same batches; the time spent waiting for each is counted."""
+        while True:
+            begin = time.perf_counter()
+            batch = next(batches, None)
+            self._data_wait += time.perf_counter() - begin
+            if batch is None:
+                return
+            yield batch
+
+    def read(self, num_steps: int) -> dict[str, float | int]:
+        """Figures of the `num_steps` steps finished since the last reading.
+
+        tokens_per_second (all devices), tokens_per_second_per_device, data_wait_share (of the
+        time), memory_bytes, and mfu where the chip's peak is known.
+        """
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        tokens_per_second = num_steps * self._tokens_per_step / seconds
+        per_device = tokens_per_second / self._num_devices
+        figures: dict[str, float | int] = {
+            "tokens_per_second": tokens_per_second,
+            "tokens_per_second_per_device": per_device,
+            "data_wait_share": min(self._data_wait / seconds, 1.0),
+            "memory_bytes": memory_bytes(),
+        }
+        mfu = self.mfu(per_device)
+        if mfu is not None:
+            figures["mfu"] = mfu
+        self.training_seconds += seconds
+        self.num_steps += num_steps
+        self._data_wait, self._since = 0.0, now
+        return figures
+
+    def restart(self) -> None:
+        """Begin a new window: what happened since the last reading was not training."""
+        self._data_wait, self._since = 0.0, time.perf_counter()
+
+    def mfu(self, tokens_per_second_per_device: float) -> float | None:
+        """Model FLOP/s over the chip's peak (arXiv:2204.02311); None where it is unknown."""
+        if self._chip is None:
+            return None
+        return tokens_per_second_per_device * self._flops_per_token / self._chip.peak_flops
+
+    @property
+    def mean_tokens_per_second(self) -> float:
+        """Over all windows read."""
+        return self.num_steps * self._tokens_per_step / max(self.training_seconds, 1e-9)
+
+
+def memory_bytes() -> int:
+    """Memory in use: of the first local device, or of this process where devices do not say."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_in_use" in stats:
+        return int(stats["bytes_in_use"])
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

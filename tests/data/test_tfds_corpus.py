@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from jaxllm.data import read_documents
+from jaxllm.data.tfds_corpus import TfdsCorpusConfig
+
+from .texts import AWKWARD
+
+
+class AwkwardTexts(tfds.core.GeneratorBasedBuilder):
+    """A dataset as a user would define it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"body": tfds.features.Text(), "number": np.int64}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number, text in enumerate(AWKWARD):
+            yield number, {"body": text, "number": number}
+
+
+def read(**options):
+    config = TfdsCorpusConfig(**{"name": "awkward_texts", "text_key": "body", **options})
+    found = read_documents(config, split="train", validation_every=0)
+    return [document.text for document in found]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+def test_a_builder_is_generated_as_array_record_and_read_again(data_dir):
+    first = read(data_dir=data_dir)
+    assert sorted(first) == sorted(AWKWARD)  # TFDS shuffles what it generates
+    assert read(data_dir=data_dir) == first
+    assert read(data_dir=data_dir, split="train[3:]") == first[3:]
+    folder = f"{data_dir}/awkward_texts/1.0.0"
+    assert tfds.builder_from_directory(folder).info.file_format.value == "array_record"
+    assert read(name=folder) == first
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(name="no_such_dataset"), "TFDS knows no dataset 'no_such_dataset'"),
+        (dict(split="test"), "no split 'test'; it has train"),
+        (dict(text_key="text"), "no feature 'text'; it has body, number"),
+    ],
+)
+def test_what_is_not_there_is_named(data_dir, options, message):
+    with pytest.raises(ValueError, match=message):
+        read(data_dir=data_dir, **options)
+
+
+def test_a_tfrecord_dataset_gets_the_name_of_the_conversion(data_dir, tmp_path):
+    read(data_dir=data_dir)
+    info = tmp_path / "awkward_texts" / "1.0.0" / "dataset_info.json"
+    info.parent.mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        text = open(f"{data_dir}/awkward_texts/1.0.0/{name}").read()
+        (info.parent / name).write_text(text.replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match=r"tfrecord.*TensorFlow.*convert_format"):
+        read(data_dir=str(tmp_path))

@@ -1,0 +1,153 @@
+import random
+
+import numpy as np
+import pytest
+
+from jaxllm.data.sentence_pieces import SentencePieceTokenizer, SentencePieceTokenizerConfig
+from jaxllm.data.tokenizer import (
+    ByteTokenizerConfig,
+    HuggingFaceTokenizerConfig,
+    load_tokenizer,
+    token_dtype,
+)
+
+from .texts import AWKWARD, document
+
+
+@pytest.fixture(scope="module")
+def tokenizers(hf_json):
+    """One of each kind, by name."""
+    texts = [document(seed) for seed in range(8)]
+    unigram = SentencePieceTokenizerConfig(vocab_size=320, algorithm="unigram")
+    return {
+        "byte": ByteTokenizerConfig().build(),
+        "bpe": SentencePieceTokenizerConfig(vocab_size=400).build(texts),
+        "unigram": unigram.build(texts),
+        "hf": HuggingFaceTokenizerConfig(path=str(hf_json)).build(),
+    }
+
+
+KINDS = pytest.mark.parametrize("kind", ["byte", "bpe", "unigram", "hf"])
+
+
+@KINDS
+def test_every_string_comes_back_and_none_becomes_the_delimiter(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    for text in [*AWKWARD, document(99), "".join(AWKWARD)]:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert ids.dtype == token_dtype(tokenizer.vocab_size)
+        assert tokenizer.delimiter_id not in ids
+        assert ids.max(initial=0) < tokenizer.vocab_size
+
+
+@KINDS
+def test_random_unicode_comes_back(tokenizers, kind):
+    source = random.Random(0)
+    for _ in range(50):
+        points = [source.choice([0x20, 0x0A, 0x2581, source.randrange(0x11000)]) for _ in range(40)]
+        text = "".join(chr(p) for p in points if not 0xD800 <= p < 0xE000)
+        assert tokenizers[kind].decode(tokenizers[kind].encode(text)) == text
+
+
+@KINDS
+def test_a_saved_tokenizer_is_the_same(tokenizers, kind, tmp_path):
+    tokenizer = tokenizers[kind]
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert (loaded.vocab_size, loaded.delimiter_id) == (
+        tokenizer.vocab_size,
+        tokenizer.delimiter_id,
+    )
+    np.testing.assert_array_equal(loaded.encode(document(7)), tokenizer.encode(document(7)))
+
+
+@KINDS
+def test_decoding_skips_delimiters_and_marks_cut_characters(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    ids = [tokenizer.delimiter_id, *tokenizer.encode("one"), tokenizer.delimiter_id]
+    assert tokenizer.decode(ids) == "one"
+    assert "\ufffd" in tokenizer.decode(tokenizer.encode("\u00e9\u4e2d")[:1])
+
+
+def test_the_word_cache_encodes_as_the_library_does(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    assert tokenizer._words is not None
+    source = random.Random(1)
+    for _ in range(200):
+        text = "".join(source.choice([" ", "  ", "\n", "the", "7", "\u00e9"]) for _ in range(60))
+        np.testing.assert_array_equal(tokenizer.encode(text), tokenizer.encode_plain(text))
+
+
+def test_a_model_whose_pieces_cross_words_is_not_cached():
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([document(seed) for seed in range(8)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=800,
+        split_by_whitespace=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    assert tokenizer._words is None
+    np.testing.assert_array_equal(
+        tokenizer.encode(document(3)), tokenizer.encode_plain(document(3))
+    )
+
+
+def test_special_tokens_spelled_in_a_text_are_text(tokenizers):
+    hf = tokenizers["hf"]
+    assert len(hf.encode("<|endoftext|>")) > 1
+    assert len(hf.encode("<pad>")) > 1
+    assert len(tokenizers["bpe"].encode("<|document|>")) > 1
+
+
+def test_training_is_reproducible_and_bounded_by_its_budget():
+    texts = [document(seed) for seed in range(20)]
+    whole = SentencePieceTokenizerConfig(vocab_size=400)
+    assert whole.build(texts).fingerprint == whole.build(texts).fingerprint
+    budget = sum(len(text) for text in texts[:7]) + 100
+    sample = SentencePieceTokenizerConfig(vocab_size=400, training_bytes=budget).build(texts)
+    assert sample.fingerprint == whole.build([*texts[:7], texts[7][:100]]).fingerprint
+    assert sample.fingerprint != whole.build(texts).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(vocab_size=60_000), "vocab_size"),
+        (dict(model_path="/nowhere/x.model"), "tokenizer.model_path"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_made_names_the_key(config, message):
+    with pytest.raises(ValueError, match=message):
+        SentencePieceTokenizerConfig(**config).build([document(0)])
+
+
+def test_training_and_loading_exclude_each_other():
+    for both_or_none in ({}, dict(vocab_size=400, model_path="x.model")):
+        with pytest.raises(ValueError, match="either vocab_size"):
+            SentencePieceTokenizerConfig(**both_or_none)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path, hf_json):
+    (tmp_path / "x.model").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
+        SentencePieceTokenizerConfig(model_path=str(tmp_path / "x.model")).build()
+    with pytest.raises(ValueError, match=r"<pad>.*tokenizer\.delimiter"):
+        HuggingFaceTokenizerConfig(path=str(hf_json), delimiter="<|begin|>").build()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="not a Hugging Face tokenizer"):
+        HuggingFaceTokenizerConfig(path=str(tmp_path)).build()
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
