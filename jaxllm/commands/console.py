@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from jaxllm.commands.assembly import Assembly
 from jaxllm.config import RunConfig, non_defaults
@@ -47,8 +48,8 @@ class Console:
             figures += f"  MFU {record['mfu']:.1%}"
         self._advance("training", step, steps, figures, is_count=True)
 
-    def show(self, table: Table) -> None:
-        """A table."""
+    def show(self, table: Table | Text) -> None:
+        """A table or a styled text."""
         self._rich.print(table)
 
     def interrupted(self, step: int) -> None:

@@ -26,7 +26,7 @@ def evaluate(
     if data:
         datasets = {name: _dataset(name) for name in data}
         config = DataConfig.model_validate({**config.model_dump(), "datasets": datasets})
-    opened = config.build(seed=trained.config.seed, on_progress=console.data_progress)
+    opened = config.build(tokenizer=trained.tokenizer, on_progress=console.data_progress)
     console.close()
     scores = score_sets(trained, opened)
     if not scores:

@@ -43,8 +43,6 @@ def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
     enable_compilation_cache(config.compilation_cache)
     # The layout it was trained on need not fit here; reading follows the devices at hand.
     parallel = config.parallel.model_copy(update={"data": None, "fsdp": None, "tensor": 1})
-    tokenizer, vocab_size = _vocabulary(run_dir)
-    parts = assemble(config, layout=parallel.build(), vocab_size=vocab_size)
     if not (run_dir / CHECKPOINT_FOLDER).is_dir():
         raise ValueError(f"{run_dir} has no checkpoint yet; train it first")
     with CheckpointStore(run_dir / CHECKPOINT_FOLDER) as store:
@@ -55,16 +53,12 @@ def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
                 f"it has {steps or 'none yet'}"
             )
         step = steps[-1] if step is None else step
+        vocab_size = store.restore_json("meta", step)["vocab_size"]
+        parts = assemble(config, layout=parallel.build(), vocab_size=vocab_size)
         saved = store.restore(step, "params", weights_item(parts.state.params, parts.state.ema))
+    folder = run_dir / TOKENIZER_FOLDER
+    tokenizer = load_tokenizer(folder) if folder.is_dir() else None
     return TrainedModel(config, tokenizer, parts, saved.get("ema", saved["weights"]), step)
-
-
-def _vocabulary(run_dir: Path) -> tuple[Tokenizer | None, int]:
-    """The run's tokenizer, if it has one, and the number of ids of its data."""
-    vocab_size = json.loads((run_dir / VOCABULARY_FILE).read_text(encoding="utf-8"))["vocab_size"]
-    if not (run_dir / TOKENIZER_FOLDER).is_dir():
-        return None, vocab_size
-    return load_tokenizer(run_dir / TOKENIZER_FOLDER), vocab_size
 
 
 def read_config(run_dir: Path) -> RunConfig:

@@ -23,10 +23,16 @@ class Position(Protocol):
 class SavedState:
     """Saves and restores (training state, data position, seconds spent). A context manager."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig, loader: Position):
-        """Checkpoints in `folder` by `config`; ValueError if the newest is at other data."""
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, loader: Position, *, vocab_size: int
+    ):
+        """Checkpoints in `folder` by `config`; ValueError if the newest is at other data.
+
+        vocab_size: ids of the data, kept for those who open the run without its data.
+        """
         self._config = config
         self._loader = loader
+        self._vocab_size = vocab_size
         self._began = time.monotonic()
         self._store = config.build(folder)
         self.start = self._store.latest_step() or 0
@@ -61,7 +67,12 @@ class SavedState:
             params=weights_item(state.params, state.ema),
             opt={"state": state.opt_state, "step": state.step},
             data=self._loader.state(step),
-            meta={"step": step, "wall_seconds": self.wall_seconds, "jax": jax.__version__},
+            meta={
+                "step": step,
+                "vocab_size": self._vocab_size,
+                "wall_seconds": self.wall_seconds,
+                "jax": jax.__version__,
+            },
             validation_loss=validation_loss,
         )
 

@@ -45,7 +45,12 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             seed=config.seed, rows=host_rows(layout, config.data.global_batch_size)
         )
         saved = stack.enter_context(
-            SavedState(run_dir / run_folder.CHECKPOINT_FOLDER, config.checkpoints, loader)
+            SavedState(
+                run_dir / run_folder.CHECKPOINT_FOLDER,
+                config.checkpoints,
+                loader,
+                vocab_size=data.vocab_size,
+            )
         )
         start = saved.start
         if is_complete(run_dir, start, steps):

@@ -38,6 +38,8 @@ class SplitCard(Config):
     """Number of ArrayRecord records."""
     last_record_tokens: int
     """Number of tokens in the last record; the rest of it is filling."""
+    shard_records: int
+    """Number of records in each shard but the last."""
     shards: tuple[str, ...]
     """File names of the shards, in order."""
     shard_bytes: tuple[int, ...]
@@ -95,6 +97,7 @@ def split_card(
         raw_bytes=raw_bytes,
         records=records,
         last_record_tokens=tokens - (records - 1) * RECORD_TOKENS,
+        shard_records=lengths[0],
         shards=shards,
         shard_bytes=tuple((folder / shard).stat().st_size for shard in shards),
     )

@@ -111,9 +111,19 @@ class DataConfig(Config):
             raise ValueError("every dataset has weight 0, so there is none to train on")
         return self
 
-    def build(self, *, seed: int = 0, on_progress: Progress | None = None) -> "Data":
-        """Prepares what is missing and opens everything; see `Data`."""
-        tokenizer = self._tokenizer(seed)
+    def build(
+        self,
+        *,
+        seed: int = 0,
+        tokenizer: Tokenizer | None = None,
+        on_progress: Progress | None = None,
+    ) -> "Data":
+        """Prepares what is missing and opens everything; see `Data`.
+
+        `tokenizer` is one that exists already, as that of a trained model; by default it is
+        made as the config says.
+        """
+        tokenizer = tokenizer or self._tokenizer(seed)
         folders = self._folders(tokenizer, on_progress)
         streams = {
             name: _open_streams(dataset, folders.get(name))

@@ -72,19 +72,19 @@ def write_shard(path: Path, blocks: Iterator[np.ndarray]) -> None:
 class ShardReader:
     """Random access to the records of one shard; safe to use from several threads."""
 
-    def __init__(self, path: Path, *, records: int, dtype: np.dtype) -> None:
+    def __init__(self, path: Path, *, records: int, record_tokens: int, dtype: np.dtype) -> None:
         """Raises ValueError when the file is not a shard of that many records."""
         self._path = path
         self._dtype = dtype
-        self._prefix = record_prefix(RECORD_TOKENS * dtype.itemsize)
-        self._size = len(self._prefix) + RECORD_TOKENS * dtype.itemsize
+        self._prefix = record_prefix(record_tokens * dtype.itemsize)
+        self._size = len(self._prefix) + record_tokens * dtype.itemsize
         self._reader = self._open()
         found = self._reader.num_records()
         if found != records:
             raise self._damaged(f"it holds {found} records instead of {records}")
 
     def read(self, record: int) -> np.ndarray:
-        """The ids of one record, shape (RECORD_TOKENS,), a read-only view of its bytes.
+        """The ids of one record, shape (record_tokens,), a read-only view of its bytes.
 
         Raises ValueError, naming the file, when the checksum of the record does not hold.
         """
@@ -93,7 +93,7 @@ class ShardReader:
         except RuntimeError as error:  # the library's only kind of error
             raise self._damaged(f"record {record}: {error}") from error
         if len(data) != self._size or not data.startswith(self._prefix):
-            raise self._damaged(f"record {record} is not {RECORD_TOKENS} ids of {self._dtype}")
+            raise self._damaged(f"record {record} is not of {self._size} bytes")
         return np.frombuffer(data, self._dtype, offset=len(self._prefix))
 
     def _open(self) -> Any:

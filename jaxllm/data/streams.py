@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from jaxllm.data.dataset_folder import DatasetCard, read_card
-from jaxllm.data.records import RECORD_TOKENS, SHARD_RECORDS, ShardReader
+from jaxllm.data.records import ShardReader
 
 SplitName = Literal["train", "validation"]
 
@@ -47,6 +47,7 @@ class PreparedStream:
             raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(card.splits)}")
         self._folder = folder
         self._split = card.splits[split]
+        self._record_tokens = card.record_tokens
         self._readers = _open_shards(folder, card, split)
         self.num_tokens = self._split.tokens
         self.raw_bytes: int | None = self._split.raw_bytes
@@ -56,14 +57,16 @@ class PreparedStream:
 
     def read_rows(self, starts: Sequence[int], length: int) -> np.ndarray:
         rows = np.empty((len(starts), length), np.int32)
-        readers = self._readers
+        readers, record_tokens = self._readers, self._record_tokens
+        shard_records = self._split.shard_records
         for row, start in zip(rows, starts, strict=True):
             assert 0 <= start <= self.num_tokens - length, (start, length)
-            record, offset = divmod(start, RECORD_TOKENS)
+            record, offset = divmod(start, record_tokens)
             filled = 0
             while filled < length:
-                ids = readers[record // SHARD_RECORDS].read(record % SHARD_RECORDS)
-                stop = min(length, filled + RECORD_TOKENS - offset)
+                shard, in_shard = divmod(record, shard_records)
+                ids = readers[shard].read(in_shard)
+                stop = min(length, filled + record_tokens - offset)
                 row[filled:stop] = ids[offset : offset + stop - filled]
                 filled, offset, record = stop, 0, record + 1
         # As uint32, so that an id that does not fit int32 is not a small negative one.
@@ -73,12 +76,13 @@ class PreparedStream:
 
     def _outside(self, rows: np.ndarray, starts: Sequence[int]) -> ValueError:
         row, column = np.argwhere(rows.view(np.uint32) >= self.vocab_size)[0]
-        record, offset = divmod(starts[row] + int(column), RECORD_TOKENS)
-        shard = self._folder / self._split.shards[record // SHARD_RECORDS]
+        record, offset = divmod(starts[row] + int(column), self._record_tokens)
+        shard, in_shard = divmod(record, self._split.shard_records)
+        path = self._folder / self._split.shards[shard]
         return ValueError(
-            f"token id {rows[row, column]} in shard {shard}, record {record % SHARD_RECORDS}, "
-            f"offset {offset} is outside the vocabulary of {self.vocab_size}; the dataset does "
-            f"not belong to its tokenizer: prepare it again"
+            f"token id {rows[row, column]} in shard {path}, record {in_shard}, offset {offset} is "
+            f"outside the vocabulary of {self.vocab_size}; the dataset does not belong to its "
+            f"tokenizer: prepare it again"
         )
 
 
@@ -93,8 +97,11 @@ def _open_shards(folder: Path, card: DatasetCard, split: str) -> list[ShardReade
                 f"shard {path} is truncated or corrupt: it has {path.stat().st_size} bytes "
                 f"instead of {size}; delete the dataset's folder and prepare it again"
             )
-        in_shard = min(SHARD_RECORDS, records)
-        readers.append(ShardReader(path, records=in_shard, dtype=np.dtype(card.dtype)))
+        in_shard = min(found.shard_records, records)
+        reader = ShardReader(
+            path, records=in_shard, record_tokens=card.record_tokens, dtype=np.dtype(card.dtype)
+        )
+        readers.append(reader)
         records -= in_shard
     return readers
 

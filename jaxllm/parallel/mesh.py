@@ -16,9 +16,9 @@ class ParallelConfig(Config):
     layout: LayoutName = "fsdp"
     """The block of rows in the layout table: replicated, data, fsdp or fsdp_tensor."""
     data: PositiveInt | None = None
-    """Devices along the mesh axis `data`; null is 1, or all that are left if the layout fills it."""
+    """Devices along the mesh axis `data`; null is 1, or the rest where the layout fills it."""
     fsdp: PositiveInt | None = None
-    """Devices along the mesh axis `fsdp`; null is 1, or all that are left if the layout fills it."""
+    """Devices along the mesh axis `fsdp`; null is 1, or the rest where the layout fills it."""
     tensor: PositiveInt = 1
     """Devices along the mesh axis `tensor`, which cuts heads, hidden units and vocabulary."""
 

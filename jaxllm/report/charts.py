@@ -50,14 +50,13 @@ class Chart:
     references: tuple[Reference, ...] = ()
     may_be_log: bool = False
     from_zero: bool = False
+    last_step: int = 0
 
     @property
     def x(self) -> Scale:
-        """The axis of steps, common to all lines."""
-        ends = [float(line.series.steps[end]) for line in self.lines for end in (0, -1)]
-        low, high = min(ends, default=0.0), max(ends, default=1.0)
-        low = 0.0 if low < 0.2 * high else low
-        return Scale(low, high if high > low else low + 1)
+        """The axis of steps, from 0 to the last one drawn, or to `last_step` if that is later."""
+        ends = [int(line.series.steps[-1]) for line in self.lines]
+        return Scale(0.0, float(max(self.last_step, *ends, 1)))
 
     @property
     def y(self) -> Scale:

@@ -17,7 +17,7 @@ from jaxllm.report.difference import differing_keys
 from jaxllm.report.panels import Section, sections
 from jaxllm.report.run import RunRecords, Sample
 
-_SAMPLES_SHOWN = 12  # of each run; the first, the last and evenly spaced ones between
+_SAMPLES_SHOWN = 12  # steps with samples of each run: first, last and evenly spaced ones between
 
 
 def render_report(runs: Sequence[RunRecords]) -> str:
@@ -195,26 +195,29 @@ def _samples(runs: Sequence[RunRecords]) -> str:
 
 
 def _sample_list(samples: Sequence[Sample]) -> str:
-    """The last sample, and earlier ones folded below it, latest first."""
-    last = len(samples) - 1
-    count = min(len(samples), _SAMPLES_SHOWN)
+    """The samples of the last step, and those of earlier steps folded below, latest first."""
+    steps = sorted({sample.step for sample in samples})
+    last = len(steps) - 1
+    count = min(len(steps), _SAMPLES_SHOWN)
     shown = sorted({round(i * last / max(count - 1, 1)) for i in range(count)}, reverse=True)
-    earlier = "".join(_sample(samples[index]) for index in shown[1:])
+    newest, *earlier = (_samples_at(steps[index], samples) for index in shown)
     if not earlier:
-        return f"<div class='card'>{_sample(samples[last])}</div>"
-    word = "earlier" if len(shown) == len(samples) else f"of {last:,} earlier"
+        return f"<div class='card'>{newest}</div>"
+    of_all = "" if len(shown) == len(steps) else f" of {last:,}"
     return (
-        f"<div class='card'>{_sample(samples[last])}</div><details>"
-        f"<summary>{len(shown) - 1} {word} samples</summary>{earlier}</details>"
+        f"<div class='card'>{newest}</div><details><summary>Earlier samples "
+        f"({len(earlier)}{of_all})</summary>{''.join(earlier)}</details>"
     )
 
 
-def _sample(sample: Sample) -> str:
-    text = sample.text.removeprefix(sample.prompt)
-    return (
-        f"<p class='soft step'>step {sample.step:,}</p>"
-        f"<blockquote><b>{_escape(sample.prompt)}</b>{_escape(text)}</blockquote>"
+def _samples_at(step: int, samples: Sequence[Sample]) -> str:
+    texts = "".join(
+        f"<blockquote><b>{_escape(sample.prompt)}</b>"
+        f"{_escape(sample.text.removeprefix(sample.prompt))}</blockquote>"
+        for sample in samples
+        if sample.step == step
     )
+    return f"<p class='soft step'>step {step:,}</p>{texts}"
 
 
 def _config(runs: Sequence[RunRecords]) -> str:

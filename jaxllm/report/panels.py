@@ -11,6 +11,8 @@ from jaxllm.report.run import RunRecords
 from jaxllm.report.series import Series
 
 _VALIDATION = ("validation_loss", "validation_bits_per_byte")
+# Perplexity is the exponential of the loss: its curve has nothing to add.
+_NOT_DRAWN = re.compile(r"validation_perplexity|validation/.+/perplexity")
 _NAMED_SET = re.compile(r"validation/(?P<name>.+)/(?P<measure>loss|bits_per_byte)")
 
 
@@ -52,7 +54,7 @@ _REPEATS = {"tokens_per_second_per_device": "tokens_per_second", "objective": "l
 
 def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     """The charts of all quantities that any of `runs` recorded; unknown ones come last."""
-    keys = {key for run in runs for key in run.series}
+    keys = {key for run in runs for key in run.series if not _NOT_DRAWN.fullmatch(key)}
     named = {key for key in keys if _NAMED_SET.fullmatch(key)}
     known = {"loss", *_VALIDATION, *_OPTIMISATION, *_THROUGHPUT, *named}
     keys -= {key for key, other in _REPEATS.items() if _equal(runs, key, other)}
@@ -62,12 +64,18 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
         for key in sorted(keys - known)
     }
     found = (
-        Section("Loss", _loss_charts(runs, named)),
-        Section("Optimisation", _charts(runs, _OPTIMISATION, keys)),
-        Section("Throughput", _charts(runs, _THROUGHPUT, keys)),
-        Section("Further measurements", _charts(runs, others, keys)),
+        ("Loss", _loss_charts(runs, named)),
+        ("Optimisation", _charts(runs, _OPTIMISATION, keys)),
+        ("Throughput", _charts(runs, _THROUGHPUT, keys)),
+        ("Further measurements", _charts(runs, others, keys)),
     )
-    return tuple(section for section in found if section.charts)
+    # One axis of steps for all, so that what happened at a step stands at one place.
+    last = max((run.last_step or 0 for run in runs), default=0)
+    return tuple(
+        Section(title, tuple(replace(chart, last_step=last) for chart in charts))
+        for title, charts in found
+        if charts
+    )
 
 
 def loss_chart(run: RunRecords) -> Chart:
@@ -90,6 +98,9 @@ def _loss_charts(runs: Sequence[RunRecords], named: set[str]) -> tuple[Chart, ..
     for key in sorted(named):
         match = _NAMED_SET.fullmatch(key)
         assert match
+        whole = f"validation_{match['measure']}"
+        if _equal(runs, key, whole):
+            continue  # the only set there is
         (losses if match["measure"] == "loss" else bits).append((match["name"], key))
     return (
         *_curves_of(runs, _LOSS, losses, _references(runs, per_byte=False)),

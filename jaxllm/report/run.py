@@ -135,7 +135,8 @@ def _samples(records: list[dict[str, Any]]) -> tuple[Sample, ...]:
         for record in records
         if "sample" in record
     }
-    return tuple(Sample(step, prompt, text) for (step, prompt), text in sorted(samples.items()))
+    written = (Sample(step, prompt, text) for (step, prompt), text in samples.items())
+    return tuple(sorted(written, key=lambda sample: sample.step))
 
 
 def _number(value: Any) -> Any:

@@ -26,7 +26,10 @@ class StepLog:
         every: int,
         on_record: Callable[[Mapping[str, Any]], None],
     ):
-        """start: steps done before. every: steps between records. on_record: shown each record after it is written."""
+        """start: steps done before. every: steps between records.
+
+        on_record: shown each record after it is written.
+        """
         self._writer = writer
         self._clock = clock
         self._every = every

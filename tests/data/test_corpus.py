@@ -1,6 +1,7 @@
 import gzip
 import json
 import random
+import re
 
 import pyarrow
 import pyarrow.parquet
@@ -115,11 +116,7 @@ def test_a_malformed_line_is_a_bad_record_with_its_line(tmp_path, line, reason):
     bad = records[2]
     assert isinstance(bad, BadRecord)
     assert bad.where == f"{path}:3"
-    pytest.raises(ValueError, _raise, bad).match(reason)
-
-
-def _raise(bad):
-    raise ValueError(bad.reason)
+    assert re.search(reason, bad.reason)
 
 
 def test_parquet_names_bad_rows_columns_and_files(tmp_path):
@@ -170,6 +167,11 @@ def test_paths_are_expanded_in_order_and_a_missing_one_is_named(tmp_path):
     found = expand_paths((f"{tmp_path}/*.md", f"{tmp_path}/*.txt", f"{tmp_path}/a.txt"))
     assert [path.name for path in found] == ["c.md", "a.txt", "b.txt"]
     assert expand_paths(("package://pydantic/py.typed",))[0].name == "py.typed"
-    for missing in (f"{tmp_path}/*.none", "package://pydantic/none", "package://no_such/x", "/none"):
+    for missing in (
+        f"{tmp_path}/*.none",
+        "package://pydantic/none",
+        "package://no_such/x",
+        "/none",
+    ):
         with pytest.raises(ValueError, match=r"corpus.*\bmissing.*corpus\.paths"):
             expand_paths((missing,))

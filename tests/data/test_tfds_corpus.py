@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -49,9 +51,9 @@ def test_a_builder_is_generated_as_array_record_and_read_again(data_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(name="no_such_dataset"), "TFDS knows no dataset 'no_such_dataset'"),
-        (dict(split="test"), "no split 'test'; it has train"),
-        (dict(text_key="text"), "no feature 'text'; it has body, number"),
+        ({"name": "no_such_dataset"}, "TFDS knows no dataset 'no_such_dataset'"),
+        ({"split": "test"}, "no split 'test'; it has train"),
+        ({"text_key": "text"}, "no feature 'text'; it has body, number"),
     ],
 )
 def test_what_is_not_there_is_named(data_dir, options, message):
@@ -64,7 +66,7 @@ def test_a_tfrecord_dataset_gets_the_name_of_the_conversion(data_dir, tmp_path):
     info = tmp_path / "awkward_texts" / "1.0.0" / "dataset_info.json"
     info.parent.mkdir(parents=True)
     for name in ("dataset_info.json", "features.json"):
-        text = open(f"{data_dir}/awkward_texts/1.0.0/{name}").read()
+        text = Path(data_dir, "awkward_texts/1.0.0", name).read_text()
         (info.parent / name).write_text(text.replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match=r"tfrecord.*TensorFlow.*convert_format"):
         read(data_dir=str(tmp_path))

@@ -125,8 +125,8 @@ def test_training_is_reproducible_and_bounded_by_its_budget():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (dict(vocab_size=60_000), "vocab_size"),
-        (dict(model_path="/nowhere/x.model"), "tokenizer.model_path"),
+        ({"vocab_size": 60_000}, "vocab_size"),
+        ({"model_path": "/nowhere/x.model"}, "tokenizer.model_path"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_made_names_the_key(config, message):
@@ -135,7 +135,7 @@ def test_a_tokenizer_that_cannot_be_made_names_the_key(config, message):
 
 
 def test_training_and_loading_exclude_each_other():
-    for both_or_none in ({}, dict(vocab_size=400, model_path="x.model")):
+    for both_or_none in ({}, {"vocab_size": 400, "model_path": "x.model"}):
         with pytest.raises(ValueError, match="either vocab_size"):
             SentencePieceTokenizerConfig(**both_or_none)
 

@@ -3,11 +3,12 @@
 import random
 from pathlib import Path
 
-WORDS = (
-    "the of and to in a is that for it was on are as with his they be at one have this from by "
-    "hot word but what some we can out other were all there when up use your how said an each "
-    "nation people government congress year country"
-).split()
+COMMON = """
+the of and to in a is that for it was on are as with his they be at one have this from by hot word
+but what some we can out other were all there when up use your how said an each nation people
+government congress year country
+"""
+WORDS = COMMON.split()
 
 AWKWARD = [
     "",
@@ -17,11 +18,12 @@ AWKWARD = [
     "null \0 byte, bell \a, delete \x7f",
     "a space mark \u2581 and two \u2581\u2581, alone:",
     "\u2581",
-    "emoji \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467, accents e\u0301 \u00e9, ligature \ufb01",
+    "emoji \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467, accents e\u0301 \u00e9, \ufb01",
     "\ufeffbyte order mark, replacement \ufffd, separator \u2028, non-breaking\u00a0space",
     "<|document|> <|endoftext|> <s> </s> <unk> <pad> <0x41> <0x0A>",
     "1234567890 3.14159 \u0661\u0662\u0663 \uff11\uff12",
-    "\u4e2d\u6587\u5b57\u7b26 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \u05e2\u05d1\u05e8\u05d9\u05ea",
+    "\u4e2d\u6587\u5b57\u7b26 \u0420\u0443\u0441\u0441\u043a\u0438\u0439",
+    "\u05e2\u05d1\u05e8\u05d9\u05ea",
     "x" * 3000,
     "noncharacter \uffff \U0010ffff",
 ]

@@ -1,0 +1,128 @@
+"""`jaxllm inspect`: what a config feeds and holds, what a dataset is, what a run did."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from jaxllm.commands import run_folder
+from jaxllm.commands.assembly import Assembly, assemble, check_devices
+from jaxllm.commands.console import Console, run_summary
+from jaxllm.commands.prepare import open_data
+from jaxllm.config import RunConfig, find_config, load_config
+from jaxllm.data import Batch, Data, Tokenizer, decode_row, describe_dataset
+from jaxllm.parallel.layouts import weight_items
+
+_SHOWN_CHARACTERS = 400  # of the text of one document in a row
+
+
+def inspect(target: str, overrides: Sequence[str] = (), *, rows: int = 2) -> None:
+    """Show a dataset's card, or the parameters and decoded batches of a config or a run."""
+    console = Console(is_shown=True)
+    path = Path(target)
+    if (path / "tokens.json").is_file():
+        show_card(console, path)
+        return
+    if path.is_dir():
+        if overrides:
+            raise ValueError("overrides go with a CONFIG; a run folder has its own")
+        config = run_folder.read_config(path)
+    else:
+        config = load_config(find_config(target), overrides)
+    show_config(console, config, rows=rows)
+    if path.is_dir():
+        show_run(console, path)
+
+
+def show_config(console: Console, config: RunConfig, *, rows: int) -> None:
+    """Summary, parameter table, and the first rows of the first batch."""
+    layout = check_devices(config)
+    data = open_data(config, console)
+    parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
+    console.say(run_summary(config, parts, data))
+    console.show(parameter_table(parts))
+    loader = data.train_loader(seed=config.seed)
+    show_rows(console, loader.batch(0), data, rows=min(rows, config.data.global_batch_size))
+    for folder in data.folders.values():
+        show_card(console, folder)
+
+
+def parameter_table(parts: Assembly) -> Table:
+    """Every weight: shape, logical axes, the mesh axes it is cut over, bytes in all and a device."""
+    table = Table(title="parameters (float32)", title_justify="left")
+    for heading in ("weight", "shape", "axes", "sharding"):
+        table.add_column(heading)
+    for heading in ("bytes", "a device"):
+        table.add_column(heading, justify="right")
+    whole = local = 0
+    for path, spec in weight_items(parts.specs):
+        sharding = parts.layout.sharding(spec.axes)
+        size = local_size = 4
+        for length, local_length in zip(spec.shape, sharding.shard_shape(spec.shape), strict=True):
+            size, local_size = size * length, local_size * local_length
+        whole, local = whole + size, local + local_size
+        cut = [" x ".join(parts.layout.mesh_axes(axis)) or "-" for axis in spec.axes]
+        table.add_row(
+            path,
+            " x ".join(map(str, spec.shape)),
+            ", ".join(spec.axes),
+            ", ".join(cut),
+            f"{size:,}",
+            f"{local_size:,}",
+        )
+    table.add_section()
+    table.add_row("all", "", "", "", f"{whole:,}", f"{local:,}")
+    return table
+
+
+def show_rows(console: Console, batch: Batch, data: Data, *, rows: int) -> None:
+    """Rows of a batch as text, one block a document; without a tokenizer as ids."""
+    for row in range(rows):
+        console.say(f"\nrow {row} of batch 0")
+        if data.tokenizer is None:
+            console.say(f"  tokens      {batch['tokens'][row]}")
+            console.say(f"  segment_ids {batch['segment_ids'][row]}")
+            continue
+        _show_segments(console, batch, row, data.tokenizer)
+
+
+def _show_segments(console: Console, batch: Batch, row: int, tokenizer: Tokenizer) -> None:
+    for segment in decode_row(batch, row, tokenizer):
+        tokens = segment.stop - segment.start
+        text = segment.text
+        if len(text) > _SHOWN_CHARACTERS:
+            text = f"{text[:_SHOWN_CHARACTERS]} [... {len(text) - _SHOWN_CHARACTERS} characters]"
+        heading = (
+            f"  segment {segment.segment_id}: tokens {segment.start} to {segment.stop - 1}, "
+            f"{segment.scored} of {tokens} targets in the loss"
+        )
+        console.show(Text(heading, style="bold"))
+        console.show(Text("    " + text.replace("\n", "\n    ")))
+
+
+def show_card(console: Console, folder: Path) -> None:
+    """What a tokenised dataset holds and what made it."""
+    card = describe_dataset(folder)
+    splits = card.pop("splits")
+    table = Table(title=f"dataset {folder}", title_justify="left", show_header=False)
+    for key, value in card.items():
+        table.add_row(key, str(value))
+    for split, figures in splits.items():
+        table.add_section()
+        for key, value in figures.items():
+            shown = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+            table.add_row(f"{split} {key}", shown)
+    console.show(table)
+
+
+def show_run(console: Console, run_dir: Path) -> None:
+    """How far a run came."""
+    summary = run_folder.read_summary(run_dir)
+    if summary is None:
+        console.say(f"\n{run_dir} is not complete; the command that began it goes on with it")
+        return
+    table = Table(title=f"run {run_dir}", title_justify="left", show_header=False)
+    for key, value in summary.items():
+        table.add_row(key, str(value))
+    console.show(table)
