@@ -9,7 +9,6 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -37,7 +36,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 class CommandWithConfigHelp(TyperCommand):
     """A command whose --help ends with every config key, its default and its meaning."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         from jaxllm.commands.schema import describe_fields
 
         super().format_help(ctx, formatter)
@@ -117,7 +116,10 @@ def generate(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
     out: Annotated[
-        Path | None, typer.Option(help="The page; default report.html in the first run folder.")
+        Path | None,
+        typer.Option(
+            help="The page; default report.html in RUN, or comparison.html in the first of several."
+        ),
     ] = None,
 ) -> None:
     """One self-contained HTML page: curves, throughput, samples, differences between runs."""
@@ -164,7 +166,7 @@ def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
     try:
         app()
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except KeyboardInterrupt:
         _fail("interrupted", EXIT_CTRL_C)
     except ValueError as error:
         if not _is_ours(error):

@@ -185,9 +185,8 @@ MAY_CHANGE = (
 
 def check_resumable(saved: RunConfig, given: RunConfig, *, run_dir: Path) -> None:
     """ValueError with every difference that would make the finished run another run."""
-    allowed = MAY_CHANGE
-    if not given.optim.depends_on_total_steps:
-        allowed = (*allowed, "training.steps")
+    is_open_ended = not given.optim.depends_on_total_steps
+    allowed = (*MAY_CHANGE, *(["training.steps"] if is_open_ended else []))
     conflicts = [
         f"  {key}: {old!r} in the run folder, {new!r} given"
         for key, old, new in differences(saved, given)

@@ -7,6 +7,7 @@ from jaxllm.commands import run_folder
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import DataConfig, read_documents
+from jaxllm.data.corpus import SplitName
 from jaxllm.evaluation import Score
 from jaxllm.evaluation.compression import xz_bits_per_byte
 from jaxllm.parallel import distributed
@@ -69,12 +70,15 @@ def show_ending(run_dir: Path, console: Console) -> None:
 
 def _raw_texts(data: DataConfig) -> tuple[bytes, bytes]:
     """The training and the validation text of all corpora, as UTF-8."""
-    texts = {"train": b"", "validation": b""}
-    for dataset in data.datasets.values():
-        if dataset.type == "corpus":
-            for split in texts:
-                documents = read_documents(
-                    dataset.corpus, split=split, validation_every=dataset.validation_every
-                )
-                texts[split] += b"".join(document.text.encode() for document in documents)
-    return texts["train"], texts["validation"]
+    corpora = [dataset for dataset in data.datasets.values() if dataset.type == "corpus"]
+
+    def text(split: SplitName) -> bytes:
+        return b"".join(
+            document.text.encode()
+            for dataset in corpora
+            for document in read_documents(
+                dataset.corpus, split=split, validation_every=dataset.validation_every
+            )
+        )
+
+    return text("train"), text("validation")

@@ -49,7 +49,7 @@ def show_config(console: Console, config: RunConfig, *, rows: int) -> None:
 
 
 def parameter_table(parts: Assembly) -> Table:
-    """Every weight: shape, logical axes, the mesh axes it is cut over, bytes in all and a device."""
+    """Every weight: shape, logical axes, the mesh axes it is cut over, bytes whole and a device."""
     table = Table(title="parameters (float32)", title_justify="left")
     for heading in ("weight", "shape", "axes", "sharding"):
         table.add_column(heading)

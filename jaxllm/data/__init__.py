@@ -4,7 +4,7 @@ from jaxllm.data.batch import Batch
 from jaxllm.data.corpus import CorpusConfig, read_documents
 from jaxllm.data.datasets import Data, DataConfig, DatasetConfig, open_stream
 from jaxllm.data.inspection import RowSegment, decode_row, describe_dataset
-from jaxllm.data.loader import TrainLoader, ValidationLoader, host_rows
+from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.prepare import prepare_dataset
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
@@ -23,7 +23,6 @@ __all__ = [
     "ValidationLoader",
     "decode_row",
     "describe_dataset",
-    "host_rows",
     "load_tokenizer",
     "open_stream",
     "prepare_dataset",

@@ -202,6 +202,7 @@ class Data:
             seed=seed,
             rows=rows,
             shuffle=self.config.shuffle,
+            prefetch=self.config.prefetch,
         )
 
     def validation_loaders(self, *, rows: slice | None = None) -> dict[str, ValidationLoader]:

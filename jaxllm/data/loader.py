@@ -7,7 +7,7 @@ and shuffling to (dataset, row); a host reads only the rows of its own slice of 
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,17 +15,6 @@ import numpy as np
 
 from jaxllm.data.batch import Batch, make_batch
 from jaxllm.data.streams import TokenStream
-
-
-def host_rows(global_batch_size: int, *, host: int, hosts: int) -> slice:
-    """The contiguous rows of a global batch that a host reads."""
-    if global_batch_size % hosts:
-        raise ValueError(
-            f"a global batch of {global_batch_size} rows cannot be divided among {hosts} hosts; "
-            f"change `data.global_batch_size` to a multiple of {hosts}"
-        )
-    size = global_batch_size // hosts
-    return slice(host * size, (host + 1) * size)
 
 
 class TrainLoader:
@@ -40,17 +29,21 @@ class TrainLoader:
         seed: int,
         rows: slice | None = None,
         shuffle: bool = True,
+        prefetch: int = 2,
     ) -> None:
         """`streams` gives each dataset's stream and weight, the share of its rows.
 
         `rows` is this host's slice of the global batch, all of it by default. Weights are kept
-        to 1% of the smallest. Raises ValueError for a stream shorter than a row.
+        to 1% of the smallest. `iterate` reads `prefetch` batches ahead. Raises ValueError for a
+        stream shorter than a row.
         """
         assert streams
+        assert prefetch >= 1
         named = streams.items()
         self._streams = [stream for _, (stream, _) in named]
         self._length = sequence_length
         self._batch_size = global_batch_size
+        self._prefetch = prefetch
         self._rows = range(global_batch_size)[rows or slice(None)]
         self._delimiter_id = self._streams[0].delimiter_id
         counts = [
@@ -60,15 +53,13 @@ class TrainLoader:
         weights = [weight for _, (_, weight) in named]
         self._order = _row_order(list(streams), counts, weights, seed=seed, shuffle=shuffle)
         self.rows_per_epoch: dict[str, int] = dict(zip(streams, counts, strict=True))
-        self._fingerprint = {
-            "sequence_length": sequence_length,
-            "seed": seed,
-            "shuffle": shuffle,
-            "datasets": {
-                name: {"fingerprint": stream.fingerprint, "weight": weight}
-                for name, (stream, weight) in named
-            },
+        # Nested as the config is, so that a difference is shown under its key.
+        datasets = {
+            name: {"fingerprint": stream.fingerprint, "weight": weight}
+            for name, (stream, weight) in named
         }
+        data = {"sequence_length": sequence_length, "shuffle": shuffle, "datasets": datasets}
+        self._fingerprint = {"seed": seed, "data": data}
 
     def batch(self, step: int) -> Batch:
         """This host's rows of global batch `step`, from 0; see `jaxllm.data.batch`."""
@@ -81,18 +72,17 @@ class TrainLoader:
             self._read(datasets, starts), delimiter_id=self._delimiter_id, example_index=numbers
         )
 
-    def iterate(self, start_step: int = 0, *, prefetch: int = 2) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0, *, prefetch: int = 2) -> Generator[Batch]:
         """Batches from `start_step` on, endlessly, `prefetch` of them read ahead in threads.
 
         Close the iterator to end its threads. A batch that cannot be read raises here.
         """
-        assert prefetch >= 1
         step = start_step
         pending: deque[Future[Batch]] = deque()
-        executor = ThreadPoolExecutor(prefetch, thread_name_prefix="batches")
+        executor = ThreadPoolExecutor(self._prefetch, thread_name_prefix="batches")
         try:
             while True:
-                while len(pending) < prefetch:
+                while len(pending) < self._prefetch:
                     pending.append(executor.submit(self.batch, step))
                     step += 1
                 yield pending.popleft().result()
@@ -105,7 +95,7 @@ class TrainLoader:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError, showing the difference, when a state is of other batches."""
-        differences = list(_differences("data", state["fingerprint"], self._fingerprint))
+        differences = list(_differences("", state["fingerprint"], self._fingerprint))
         if state["next_row"] % self._batch_size:
             differences.append(
                 f"data.global_batch_size: row {state['next_row']} is not where a batch of "
@@ -224,6 +214,6 @@ def _differences(path: str, saved: Any, here: Any) -> Iterator[str]:
     """What differs between two trees of JSON, a line each."""
     if isinstance(saved, dict) and isinstance(here, dict):
         for key in sorted({*saved, *here}):
-            yield from _differences(f"{path}.{key}", saved.get(key), here.get(key))
+            yield from _differences(f"{path}.{key}".lstrip("."), saved.get(key), here.get(key))
     elif saved != here:
         yield f"{path}: {saved!r} in the checkpoint, {here!r} now"

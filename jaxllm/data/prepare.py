@@ -5,14 +5,11 @@ goes on where it was. Parts and shards depend on the corpus alone, so the bytes 
 whatever the number of workers. The dataset appears by one rename, complete or not at all.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -49,9 +46,12 @@ from jaxllm.data.parts import (
 )
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, token_dtype
 from jaxllm.data.tokenizer_training import prepare_tokenizer
+from jaxllm.data.work_folder import work_folder
 from jaxllm.data.workers import Workers, default_workers
 
 logger = logging.getLogger(__name__)
+
+WORKER_BYTES = 16 << 20  # text that takes a worker longer than the second it needs to start
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total); phases are scan, tokenise (bytes) and write (shards)."""
@@ -71,7 +71,8 @@ def prepare_dataset(
     """Makes the dataset of one corpus with a tokenizer of its own, and returns its folder.
 
     Every `validation_every`-th document is held out (0: none). `seed` draws the sample that
-    the tokenizer is trained on. `workers` processes work, one a core by default.
+    the tokenizer is trained on. `workers` processes work, by default one a core, or fewer for a
+    small corpus.
     Raises ValueError for bad input and OSError for a full disk.
     """
     root = Path(root)
@@ -113,11 +114,11 @@ def tokenise_corpus(
     if (folder / SIDECAR).exists():
         return folder
     work = folder.with_name(f"{folder.name}.partial")
-    with _work_folder(work):
+    with work_folder(work):
         if (folder / SIDECAR).exists():  # another process made it meanwhile
             return folder
         job = _Job(corpus, tokenizer, name, validation_every, work, on_progress)
-        with Workers(workers or default_workers()) as pool:
+        with Workers(workers or _worth_starting(corpus)) as pool:
             results = job.encode(pool)
             job.write(pool, results)
         job.publish(folder, results, fingerprint=fingerprint, sources=sources)
@@ -278,24 +279,11 @@ class _Job:
             )
 
 
+def _worth_starting(corpus: CorpusConfig) -> int:
+    """One worker a core, but none that would spend most of its life starting up."""
+    size = sum(path.stat().st_size for path in corpus.build().files())
+    return min(default_workers(), 1 + size // WORKER_BYTES)
+
+
 def _total(results: Sequence[PartResult], split: SplitName) -> SplitCounts:
     return reduce(SplitCounts.plus, (result.splits[split] for result in results), SplitCounts())
-
-
-@contextmanager
-def _work_folder(work: Path) -> Iterator[None]:
-    """The folder of unfinished work, for one process at a time; removed when all went well."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system when the process dies
-        work.mkdir(exist_ok=True)  # whoever held the lock before may have finished the work
-        for leftover in work.glob("*/*.tmp"):
-            leftover.unlink()
-        try:
-            yield
-        except OSError as error:
-            raise OSError(
-                f"{error}; nothing is lost: what is finished is kept in {work}; make room and "
-                f"run the same command again"
-            ) from error
-    shutil.rmtree(work, ignore_errors=True)

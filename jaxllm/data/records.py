@@ -5,6 +5,7 @@ Because C is fixed, what stands before the ids is the same in every record, and 
 taken out without parsing anything.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,21 @@ def write_shard(path: Path, blocks: Iterator[np.ndarray]) -> None:
 class ShardReader:
     """Random access to the records of one shard; safe to use from several threads."""
 
-    def __init__(self, path: Path, *, records: int, record_tokens: int, dtype: np.dtype) -> None:
-        """Raises ValueError when the file is not a shard of that many records."""
+    def __init__(
+        self, path: Path, *, size: int, records: int, record_tokens: int, dtype: np.dtype
+    ) -> None:
+        """The file is opened when it is first read; raises ValueError when its size is wrong."""
         self._path = path
+        self._records = records
         self._dtype = dtype
         self._prefix = record_prefix(record_tokens * dtype.itemsize)
-        self._size = len(self._prefix) + record_tokens * dtype.itemsize
-        self._reader = self._open()
-        found = self._reader.num_records()
-        if found != records:
-            raise self._damaged(f"it holds {found} records instead of {records}")
+        self._record_bytes = len(self._prefix) + record_tokens * dtype.itemsize
+        self._reader: Any = None
+        self._opening = threading.Lock()
+        if not path.is_file():
+            raise self._damaged("the file is missing")
+        if (found := path.stat().st_size) != size:
+            raise self._damaged(f"it has {found} bytes instead of {size}")
 
     def read(self, record: int) -> np.ndarray:
         """The ids of one record, shape (record_tokens,), a read-only view of its bytes.
@@ -89,26 +95,28 @@ class ShardReader:
         Raises ValueError, naming the file, when the checksum of the record does not hold.
         """
         try:
-            data = self._reader.read([record])[0]
+            data = (self._reader or self._open()).read([record])[0]
         except RuntimeError as error:  # the library's only kind of error
             raise self._damaged(f"record {record}: {error}") from error
-        if len(data) != self._size or not data.startswith(self._prefix):
-            raise self._damaged(f"record {record} is not of {self._size} bytes")
+        if len(data) != self._record_bytes or not data.startswith(self._prefix):
+            raise self._damaged(f"record {record} is not of {self._record_bytes} bytes")
         return np.frombuffer(data, self._dtype, offset=len(self._prefix))
 
     def _open(self) -> Any:
+        """The library's reader, opened once."""
         from array_record.python.array_record_module import ArrayRecordReader
 
-        if not self._path.is_file():
-            raise self._damaged("the file is missing")
-        try:
-            return ArrayRecordReader(
-                str(self._path),
-                options=READER_OPTIONS,
-                file_reader_buffer_size=READER_BUFFER_BYTES,
-            )
-        except RuntimeError as error:  # the library's only kind of error
-            raise self._damaged(str(error)) from error
+        with self._opening:
+            if self._reader is None:
+                reader = ArrayRecordReader(
+                    str(self._path),
+                    options=READER_OPTIONS,
+                    file_reader_buffer_size=READER_BUFFER_BYTES,
+                )
+                if (found := reader.num_records()) != self._records:
+                    raise self._damaged(f"it holds {found} records instead of {self._records}")
+                self._reader = reader
+            return self._reader
 
     def _damaged(self, reason: str) -> ValueError:
         return ValueError(

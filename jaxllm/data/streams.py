@@ -87,19 +87,17 @@ class PreparedStream:
 
 
 def _open_shards(folder: Path, card: DatasetCard, split: str) -> list[ShardReader]:
-    """A reader for each shard; a shard of another size than when it was written is refused."""
+    """A reader for each shard."""
     found = card.splits[split]
     readers, records = [], found.records
     for name, size in zip(found.shards, found.shard_bytes, strict=True):
-        path = folder / name
-        if path.is_file() and path.stat().st_size != size:
-            raise ValueError(
-                f"shard {path} is truncated or corrupt: it has {path.stat().st_size} bytes "
-                f"instead of {size}; delete the dataset's folder and prepare it again"
-            )
         in_shard = min(found.shard_records, records)
         reader = ShardReader(
-            path, records=in_shard, record_tokens=card.record_tokens, dtype=np.dtype(card.dtype)
+            folder / name,
+            size=size,
+            records=in_shard,
+            record_tokens=card.record_tokens,
+            dtype=np.dtype(card.dtype),
         )
         readers.append(reader)
         records -= in_shard

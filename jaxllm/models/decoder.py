@@ -72,7 +72,7 @@ class DecoderConfig(Config):
     embed_init_std: PositiveFloat = 0.02
     """Standard deviation of the embeddings at the start."""
     residual_init: Literal["same", "depth_scaled", "zero"] = "same"
-    """Projections back into the residual stream start like others, / sqrt(2 num_layers), or at 0."""
+    """Start of projections back into the residual stream: same, / sqrt(2 num_layers), or zero."""
     output_init: Literal["same", "zero"] = "same"
     """The untied output projection starts like hidden matrices or at 0."""
     dtype: Dtype = "auto"

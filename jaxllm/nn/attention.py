@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm.kernels.attention import Implementation, attention
-from jaxllm.nn.linear import Linear
+from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.norm import Norm
 from jaxllm.nn.param import Initializer
 from jaxllm.nn.rope import rotate
@@ -43,8 +43,9 @@ class Attention(nnx.Module):
         output_init: Initializer,
     ):
         q_key, k_key, v_key, out_key = jax.random.split(key, 4)
-        embed, head = {"embed": embed_dim}, {"head_dim": head_dim}
-        queries, keys = {"heads": num_heads, **head}, {"kv_heads": num_kv_heads, **head}
+        embed: Dims = {"embed": embed_dim}
+        queries: Dims = {"heads": num_heads, "head_dim": head_dim}
+        keys: Dims = {"kv_heads": num_kv_heads, "head_dim": head_dim}
         self.rope_theta = rope_theta
         self.implementation = implementation
         self.query = Linear(q_key, inputs=embed, outputs=queries, use_bias=use_bias, init=init)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxllm.nn.param import Initializer, declare, zeros
 from jaxllm.parallel.axes import Axis, Role, WeightSpec
 
+# Name and size of each dimension, in order.
 Dims = dict[Axis, int]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxllm.nn.linear import Linear
+from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.param import Initializer
 from jaxllm.parallel.layouts import Layout, constrain
 
@@ -41,7 +41,8 @@ class Mlp(nnx.Module):
         output_init: Initializer,
     ):
         up_key, gate_key, down_key = jax.random.split(key, 3)
-        outer, inner = {"embed": embed_dim}, {"mlp": mlp_dim}
+        outer: Dims = {"embed": embed_dim}
+        inner: Dims = {"mlp": mlp_dim}
         self.activation = activation
         self.up = Linear(up_key, inputs=outer, outputs=inner, use_bias=use_bias, init=init)
         self.gate = (

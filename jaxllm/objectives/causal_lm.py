@@ -35,7 +35,7 @@ class CausalLm(Config):
         keys_B: jax.Array | None = None,
         layout: Layout | None = None,
     ) -> LossSums:
-        """Sums over the targets where loss_mask is on. z-loss: PaLM, arXiv:2204.02311, section 5."""
+        """Sums over the targets where loss_mask is on. z-loss: arXiv:2204.02311, section 5."""
         logits_BTV = model(
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"],

@@ -18,8 +18,8 @@ def initialize() -> None:
     if given:
         if len(given) < 3 or not given[_COUNT].isdigit() or not given[_RANK].isdigit():
             raise ValueError(
-                f"the environment has {given}; a run of several processes needs {_ADDRESS}=host:port,"
-                f" {_COUNT}=how many and {_RANK}=which (from 0), all three"
+                f"the environment has {given}; a run of several processes needs "
+                f"{_ADDRESS}=host:port, {_COUNT}=how many and {_RANK}=which (from 0), all three"
             )
         bind = {}
         if given[_ADDRESS].rpartition(":")[0] in ("127.0.0.1", "localhost"):

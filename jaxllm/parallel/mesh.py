@@ -35,7 +35,7 @@ class ParallelConfig(Config):
             "tensor": self.tensor,
         }
         fill = FILL_AXIS[self.layout]
-        sizes = {axis: given[axis] or 1 for axis in MESH_AXES}
+        sizes: dict[str, int] = {axis: given[axis] or 1 for axis in MESH_AXES}
         if given[fill] is None:
             sizes[fill] = max(1, num_devices // math.prod(sizes.values()))
         if math.prod(sizes.values()) != num_devices:

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from jaxllm.data import corpus as corpus_module
 from jaxllm.data import describe_dataset, load_tokenizer, prepare_dataset, records
 from jaxllm.data.jsonl_corpus import JsonlCorpusConfig
+from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
 from jaxllm.data.streams import PreparedStream, read
 from jaxllm.data.text_corpus import TextCorpusConfig
 from jaxllm.data.tokenizer import ByteTokenizerConfig
@@ -157,11 +158,14 @@ def test_a_prepared_dataset_is_found_and_a_changed_input_makes_another(tmp_path)
     assert prepare(texts, tmp_path / "root", **options) == first
     others = [
         prepare(texts, tmp_path / "root", **{**options, "validation_every": 5}),
-        prepare(texts, tmp_path / "root", tokenizer=SENTENCEPIECE, validation_every=4),
+        *(
+            prepare(texts, tmp_path / "root", tokenizer=tokenizer, validation_every=4)
+            for tokenizer in (SENTENCEPIECE, SentencePieceTokenizerConfig(vocab_size=400))
+        ),
     ]
     (texts / "0000.txt").write_text("changed")
     others.append(prepare(texts, tmp_path / "root", **options))
-    assert len({first, *others}) == 4
+    assert len({first, *others}) == 5
 
 
 def test_the_tokenizer_learns_from_train_documents_only(tmp_path):
@@ -277,3 +281,13 @@ def test_the_name_is_made_fit_for_tfds(tmp_path):
     folder = prepare(texts, tmp_path / "root", name="2 Big-Texts", **options)
     assert tfds.builder_from_directory(folder).name == "dataset_2_big_texts"
     assert folder.parent == Path(tmp_path / "root")
+
+
+@pytest.mark.parametrize("size", [4094, 4095, 4096, 2 * 4096 - 1])
+def test_the_closing_delimiter_has_room_at_the_end_of_a_record(tmp_path, size):
+    (tmp_path / "0.txt").write_text("a" * size)
+    folder = prepare(
+        tmp_path, tmp_path / "root", tokenizer=ByteTokenizerConfig(), validation_every=0
+    )
+    stream = PreparedStream(folder, "train")
+    assert read(stream, 0, stream.num_tokens).tolist() == [256, *[97] * size, 256]

@@ -1,0 +1,74 @@
+"""A tiny decoder, batches of packed documents for it, and programs that compile quickly.
+
+B rows, T length.
+"""
+
+import jax
+import numpy as np
+
+from jaxllm.data.batch import make_batch
+from jaxllm.models import DecoderConfig
+from jaxllm.nn.param import bind, param_dict
+
+VOCAB = 64
+DELIMITER = 0
+ROWS, LENGTH = 8, 16
+
+
+def config(**changes):
+    """Three layers, four query heads over two key/value heads: every size differs from others."""
+    sizes = {"num_layers": 3, "embed_dim": 32, "num_heads": 4, "num_kv_heads": 2, "mlp_dim": 48}
+    return DecoderConfig.model_validate(sizes | changes)
+
+
+def gpt2(**changes):
+    """Every option that GPT-2 needs."""
+    options = {
+        "num_kv_heads": None,
+        "norm": "layer",
+        "norm_epsilon": 1e-5,
+        "positions": "learned",
+        "max_length": 32,
+        "is_gated": False,
+        "activation": "gelu",
+        "is_tied": True,
+        "use_bias": True,
+        "init_std": 0.02,
+        "residual_init": "depth_scaled",
+    }
+    return config(**(options | changes))
+
+
+def abstract(model_config):
+    """The decoder's shapes; nothing is allocated."""
+    return jax.eval_shape(lambda: model_config.build(jax.random.key(0), VOCAB))
+
+
+def decoder(model_config, seed=0):
+    """A decoder with weights, its biases and scales moved so that none of them is idle."""
+    model = fast(lambda key: model_config.build(key, VOCAB))(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda leaf: (leaf + 0.05 * rng.normal(size=leaf.shape)).astype(np.float32),
+        jax.device_get(param_dict(model)),
+    )
+    return bind(model, params)
+
+
+def fast(function, **jit_arguments):
+    """`jax.jit` without XLA's slow optimisations: a test runs a program once or twice."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(function, compiler_options=options, **jit_arguments)
+
+
+def batch(seed=0, *, rows=ROWS, length=LENGTH, documents=3, scored=None):
+    """Rows of about `documents` random documents each; `scored` targets of each row count."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, VOCAB, (rows, length + 1))
+    ids[rng.random(ids.shape) < documents / length] = DELIMITER
+    return make_batch(
+        ids.astype(np.int32),
+        delimiter_id=DELIMITER,
+        example_index=np.arange(rows) + 1000 * seed,
+        scored_B=None if scored is None else np.asarray(scored),
+    )
