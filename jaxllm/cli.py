@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 wrong usage or config, 75 interrupted (run the same comman
 130 ctrl-C, 1 anything else.
 """
 
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -53,7 +54,9 @@ def train(
 ) -> None:
     """Train, or go on if the run folder has a checkpoint. Prepares missing datasets first."""
     from jaxllm.commands.train import train
+    from jaxllm.training.guards import exit_on_sigterm
 
+    exit_on_sigterm()
     raise typer.Exit(train(_load(config, overrides), dry_run=dry_run))
 
 
@@ -164,6 +167,8 @@ def _load(config: str, overrides: list[str] | None) -> Any:
 
 def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
+    # Orbax and TFDS log what they do at warning level; what matters they raise.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         app()
     except KeyboardInterrupt:

@@ -4,7 +4,11 @@ A checkpoint has four items: `params` (and the averaged weights), `opt`, `data` 
 position, a small JSON) and `meta` (step and config).
 """
 
-from collections.abc import Mapping
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +71,8 @@ class CheckpointStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        with _writing(self.folder):
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, or None."""
@@ -89,30 +94,28 @@ class CheckpointStore:
     ) -> None:
         """Begin to save; returns once the arrays are copied and may be donated.
 
-        Errors of a save in flight (a full disk) are raised by the next `save` or by `wait`.
+        OSError for a save in flight that went wrong (a full disk), by the next `save` or `wait`.
         """
         import orbax.checkpoint as ocp
 
         self.wait()  # one save at a time: the copy of the one before is about to be overwritten
         params, opt = self._snapshot.take((params, flatten(opt)))
         metrics = None if validation_loss is None else {"validation_loss": validation_loss}
-        is_saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(params),
-                opt=ocp.args.PyTreeSave(opt),
-                data=ocp.args.JsonSave(dict(data)),
-                meta=ocp.args.JsonSave(dict(meta)),
-            ),
-            metrics=metrics,
-            force=True,
+        items = ocp.args.Composite(
+            params=ocp.args.PyTreeSave(params),
+            opt=ocp.args.PyTreeSave(opt),
+            data=ocp.args.JsonSave(dict(data)),
+            meta=ocp.args.JsonSave(dict(meta)),
         )
+        with _writing(self.folder):
+            is_saved = self._manager.save(step, args=items, metrics=metrics, force=True)
         # Orbax refuses a step that is not above the latest without saying so.
         assert is_saved, f"checkpoint {step} was not saved; the latest is {self.latest_step()}"
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk; raises what went wrong on the way."""
-        self._manager.wait_until_finished()
+        """Wait until what was saved is on disk; OSError for what went wrong on the way."""
+        with _writing(self.folder):
+            self._manager.wait_until_finished()
 
     def restore_json(self, item: Literal["data", "meta"], step: int) -> dict[str, Any]:
         """The `data` or `meta` of a checkpoint."""
@@ -160,6 +163,34 @@ class CheckpointStore:
             + "\n".join(lines[:12] + more)
             + "\nuse the model and optim sections it was trained with, or another run_dir"
         )
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns the operating system's refusals, as Orbax passes them on, into one clear OSError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = _system_error(error)
+        if code is None:
+            raise
+        # What the other writes of the same checkpoint log is the same refusal again and again.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise OSError(
+            code,
+            f"a checkpoint could not be written ({os.strerror(code)}). Checkpoints that were "
+            "complete before are whole; mend the cause (as by freeing some space) and run the "
+            "same command again",
+            str(folder),
+        ) from error
+
+
+def _system_error(error: OSError | ValueError) -> int | None:
+    """The errno behind an error, which TensorStore has in the text of a ValueError; else None."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
 def flatten(tree: Any) -> dict[str, Any]:

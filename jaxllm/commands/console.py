@@ -14,6 +14,7 @@ from jaxllm.config import RunConfig, non_defaults
 from jaxllm.data import Data
 
 _LOG_SECONDS = 10.0  # without a terminal, a line at most this often
+_FILE_WIDTH = 120  # of tables that go to a file or a pipe
 _CALIBRATION_RECORDS = 6  # after so many, the expected time is told
 
 
@@ -22,6 +23,8 @@ class Console:
 
     def __init__(self, *, is_shown: bool):
         self._rich = RichConsole(quiet=not is_shown, highlight=False, soft_wrap=True)
+        if not self._rich.is_terminal:
+            self._rich.width = _FILE_WIDTH
         self._bar: Progress | None = None
         self._last_line = 0.0
         self._task: Any = None

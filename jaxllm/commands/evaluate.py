@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from jaxllm.commands.console import Console
-from jaxllm.commands.run_folder import TrainedModel, open_model
-from jaxllm.data import Data, DataConfig
-from jaxllm.evaluation import Score, make_eval_step, score, total
+from jaxllm.commands.run_folder import open_model
+from jaxllm.data import DataConfig
+from jaxllm.evaluation import Score, make_eval_step, score_sets, total
 from jaxllm.parallel.shard import host_rows
 
 
@@ -26,31 +26,24 @@ def evaluate(
     if data:
         datasets = {name: _dataset(name) for name in data}
         config = DataConfig.model_validate({**config.model_dump(), "datasets": datasets})
+    layout = trained.parts.layout
+    # The batch it was trained with need not divide over the devices at hand.
+    devices = layout.degree("batch")
+    rows = -(-config.global_batch_size // devices) * devices
+    config = config.model_copy(update={"global_batch_size": rows})
     opened = config.build(tokenizer=trained.tokenizer, on_progress=console.data_progress)
     console.close()
-    scores = score_sets(trained, opened)
+    scores = score_sets(
+        make_eval_step(trained.parts.loss, layout),
+        trained.params,
+        opened.validation_loaders(rows=host_rows(layout, rows)),
+        layout=layout,
+        rows=rows,
+    )
     if not scores:
         raise ValueError(f"{run_dir} has no validation set; give one with --data")
     console.show(_table(f"{run_dir}, step {trained.step}", scores))
     return scores
-
-
-def score_sets(trained: TrainedModel, data: Data) -> dict[str, Score]:
-    """The score of every validation set by its name."""
-    rows = trained.config.data.global_batch_size
-    eval_step = make_eval_step(trained.parts.loss, trained.parts.layout)
-    sets = data.validation_loaders(rows=host_rows(trained.parts.layout, rows))
-    return {
-        name: score(
-            eval_step,
-            trained.params,
-            batches,
-            layout=trained.parts.layout,
-            rows=rows,
-            raw_bytes=batches.raw_bytes,
-        )
-        for name, batches in sets.items()
-    }
 
 
 def _dataset(path: str) -> dict[str, Any]:

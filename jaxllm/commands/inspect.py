@@ -1,8 +1,10 @@
 """`jaxllm inspect`: what a config feeds and holds, what a dataset is, what a run did."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -49,30 +51,24 @@ def show_config(console: Console, config: RunConfig, *, rows: int) -> None:
 
 
 def parameter_table(parts: Assembly) -> Table:
-    """Every weight: shape, logical axes, the mesh axes it is cut over, bytes whole and a device."""
-    table = Table(title="parameters (float32)", title_justify="left")
-    for heading in ("weight", "shape", "axes", "sharding"):
-        table.add_column(heading)
-    for heading in ("bytes", "a device"):
-        table.add_column(heading, justify="right")
+    """Every weight: its shape by logical axis, how it is cut, bytes whole and on one device."""
+    table = Table(title="parameters (float32)", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("weight", no_wrap=True)
+    table.add_column("size of each axis / the mesh axes it is cut over")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("a device", justify="right", no_wrap=True)
     whole = local = 0
     for path, spec in weight_items(parts.specs):
-        sharding = parts.layout.sharding(spec.axes)
-        size = local_size = 4
-        for length, local_length in zip(spec.shape, sharding.shard_shape(spec.shape), strict=True):
-            size, local_size = size * length, local_size * local_length
+        local_shape = parts.layout.sharding(spec.axes).shard_shape(spec.shape)
+        size, local_size = 4 * math.prod(spec.shape), 4 * math.prod(local_shape)
         whole, local = whole + size, local + local_size
-        cut = [" x ".join(parts.layout.mesh_axes(axis)) or "-" for axis in spec.axes]
-        table.add_row(
-            path,
-            " x ".join(map(str, spec.shape)),
-            ", ".join(spec.axes),
-            ", ".join(cut),
-            f"{size:,}",
-            f"{local_size:,}",
-        )
+        dims = [
+            " / ".join([f"{axis} {length}", *parts.layout.mesh_axes(axis)])
+            for axis, length in zip(spec.axes, spec.shape, strict=True)
+        ]
+        table.add_row(path, ", ".join(dims), f"{size:,}", f"{local_size:,}")
     table.add_section()
-    table.add_row("all", "", "", "", f"{whole:,}", f"{local:,}")
+    table.add_row("all", "", f"{whole:,}", f"{local:,}")
     return table
 
 

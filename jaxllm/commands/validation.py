@@ -7,7 +7,7 @@ from jaxllm.commands.assembly import Assembly
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
-from jaxllm.evaluation import Score, make_eval_step, score, total
+from jaxllm.evaluation import Score, make_eval_step, score_sets, total
 from jaxllm.generation import Generator
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
@@ -78,17 +78,7 @@ class Validation:
 
     def score(self, params: Nested) -> dict[str, Score]:
         """The score of each validation set by its name."""
-        return {
-            name: score(
-                self._eval_step,
-                params,
-                batches,
-                layout=self._layout,
-                rows=self._rows,
-                raw_bytes=batches.raw_bytes,
-            )
-            for name, batches in self._sets.items()
-        }
+        return score_sets(self._eval_step, params, self._sets, layout=self._layout, rows=self._rows)
 
 
 def continue_prompts(

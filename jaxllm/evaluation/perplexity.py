@@ -1,8 +1,8 @@
 """Loss, perplexity and bits per byte of a validation set, every token scored once."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -65,19 +65,36 @@ def total(scores: Iterable[Score]) -> Score:
     )
 
 
-def score(
+class ValidationSet(Protocol):
+    """This host's batches of a text, and the size of the text in UTF-8 bytes, if known."""
+
+    raw_bytes: int | None
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
+
+
+def score_sets(
     eval_step: EvalFn,
     params: Any,
-    batches: Iterable[dict[str, np.ndarray]],
+    sets: Mapping[str, ValidationSet],
     *,
     layout: Layout,
     rows: int,
-    raw_bytes: int | None,
+) -> dict[str, Score]:
+    """The score of each set by its name; batches are of `rows` rows over all hosts."""
+    return {
+        name: score(eval_step, params, batches, layout=layout, rows=rows)
+        for name, batches in sets.items()
+    }
+
+
+def score(
+    eval_step: EvalFn, params: Any, batches: ValidationSet, *, layout: Layout, rows: int
 ) -> Score:
-    """Sum over all batches of `rows` global rows each; the device is read once, at the end."""
+    """Sum over all batches; the device is read once, at the end."""
     sums: list[LossSums] = []
     for batch in batches:
         sums.append(eval_step(params, global_batch(layout, batch, rows=rows)))
     # Summed in float64 on the host: thousands of batches would lose digits in float32.
     totals = np.sum([[float(s.nll), float(s.num_tokens)] for s in jax.device_get(sums)], axis=0)
-    return Score(nll=float(totals[0]), num_tokens=int(totals[1]), raw_bytes=raw_bytes)
+    return Score(nll=float(totals[0]), num_tokens=int(totals[1]), raw_bytes=batches.raw_bytes)

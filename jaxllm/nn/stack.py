@@ -46,14 +46,14 @@ class Stack(nnx.Module):
             return body(layer, carry, x)
 
         return jax.lax.scan(
-            recompute(step, self.remat),
+            recompute(step, self.remat, is_looped=self.is_scanned),
             carry,
             (self.layers, xs),
             unroll=1 if self.is_scanned else self.num_layers,
         )
 
 
-def recompute(step: Callable, policy: RematPolicy) -> Callable:
+def recompute(step: Callable, policy: RematPolicy, *, is_looped: bool) -> Callable:
     """`step`, keeping for the backward pass everything, only its matmul results, or its input."""
     if policy == "none":
         return step
@@ -61,5 +61,6 @@ def recompute(step: Callable, policy: RematPolicy) -> Callable:
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         "full": jax.checkpoint_policies.nothing_saveable,
     }
-    # Inside scan the compiler cannot undo the recomputation, so no barrier is needed.
-    return jax.checkpoint(step, policy=saved[policy], prevent_cse=False)
+    # Without a barrier the compiler merges the recomputation with the first computation and keeps
+    # its results after all; inside a loop it cannot.
+    return jax.checkpoint(step, policy=saved[policy], prevent_cse=not is_looped)
