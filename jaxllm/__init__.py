@@ -1,1 +1,59 @@
-"""jaxllm trains language models on TPU pods with JAX and Flax."""
+"""jaxllm trains language models on TPU pods with JAX and Flax.
+
+The verbs of the command line as functions, for notebooks and scripts:
+
+    import jaxllm
+    jaxllm.train("demo", "run_dir=runs/mine", "training.steps=100")
+    jaxllm.evaluate("runs/mine")
+    jaxllm.generate("runs/mine", ["My fellow citizens, "], temperature=0.5)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["evaluate", "generate", "prepare", "report", "train"]
+
+
+def train(config: str | Path, *overrides: str) -> int:
+    """Train, or go on if the run folder has a checkpoint. Returns the exit code: 0 is done.
+
+    config: a YAML file or the name of a shipped config. overrides: `key.path=value`.
+    """
+    from jaxllm.commands.train import train
+    from jaxllm.config import find_config, load_config
+
+    return train(load_config(find_config(str(config)), overrides))
+
+
+def prepare(config: str | Path, *overrides: str) -> None:
+    """Turn the config's raw text into tokenised TFDS datasets."""
+    from jaxllm.commands.prepare import prepare
+    from jaxllm.config import find_config, load_config
+
+    prepare(load_config(find_config(str(config)), overrides))
+
+
+def evaluate(
+    run: str | Path, *, data: Sequence[str] = (), step: int | None = None
+) -> dict[str, Any]:
+    """The `jaxllm.evaluation.Score` of each validation set, or of the data given, by name."""
+    from jaxllm.commands.evaluate import evaluate
+
+    return evaluate(Path(run), data=data, step=step)
+
+
+def generate(
+    run: str | Path, prompts: Sequence[str] = ("",), *, step: int | None = None, **sampling: Any
+) -> list[str]:
+    """The continuation of each prompt. sampling: fields of `jaxllm.generation.Sampling`."""
+    from jaxllm.commands.generate import generate
+
+    return generate(Path(run), prompts, sampling=sampling, step=step)
+
+
+def report(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Write one HTML page about the runs; returns where it is."""
+    from jaxllm.commands.report import report
+
+    return report([Path(run) for run in runs], out=None if out is None else Path(out))

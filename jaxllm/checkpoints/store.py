@@ -4,9 +4,10 @@ A checkpoint has four items: `params` (and the averaged weights), `opt`, `data` 
 position, a small JSON) and `meta` (step and config).
 """
 
-import logging
+import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,7 @@ class CheckpointStore:
         """
         import orbax.checkpoint as ocp
 
+        self._check_space((params, opt))
         self.wait()  # one save at a time: the copy of the one before is about to be overwritten
         params, opt = self._snapshot.take((params, flatten(opt)))
         metrics = None if validation_loss is None else {"validation_loss": validation_loss}
@@ -145,6 +147,19 @@ class CheckpointStore:
         restored = self._manager.restore(step, args=args)[item]
         return unflatten(restored, abstract) if item == "opt" else restored
 
+    def _check_space(self, arrays: Any) -> None:
+        """OSError unless the disk has room: Orbax would fail midway, among pages of tracebacks."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk has {free / 1e6:,.0f} MB free, but a checkpoint takes "
+                f"{needed / 1e6:,.0f} MB. Earlier checkpoints are whole: free some space and run "
+                "the same command again",
+                str(self.folder),
+            )
+
     def _check_shapes(self, step: int, item: str, target: Any) -> None:
         saved = self._manager.item_metadata(step)[item].tree
         saved_shapes = {path: tuple(leaf.shape) for path, leaf in flatten(saved).items()}
@@ -174,8 +189,6 @@ def _writing(folder: Path) -> Iterator[None]:
         code = _system_error(error)
         if code is None:
             raise
-        # What the other writes of the same checkpoint log is the same refusal again and again.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise OSError(
             code,
             f"a checkpoint could not be written ({os.strerror(code)}). Checkpoints that were "

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxllm.report.page import render_report
-from jaxllm.report.run import read_run
+from jaxllm.reporting.page import render_report
+from jaxllm.reporting.run import read_run
 
 
 def report(runs: Sequence[Path], *, out: Path | None = None) -> Path:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import fast
 
 from jaxllm.kernels.attention import attention
-from tiny import fast
 
 B, T, S, N, H = 2, 12, 20, 4, 8
 

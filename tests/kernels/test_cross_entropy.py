@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import fast
 
 from jaxllm.kernels.cross_entropy import cross_entropy, cross_entropy_reference
-from tiny import fast
 
 B, T, V = 3, 5, 33
 

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from tiny import fast
 
 from jaxllm.nn.dropout import dropout, fold_in
-from tiny import fast
 
 RATE = 0.25
 ROWS, SIZE = 8, 4096

@@ -3,10 +3,10 @@ import math
 import jax
 import numpy as np
 import pytest
+from tiny import fast
 
 from jaxllm.nn.mlp import ACTIVATIONS, Mlp
 from jaxllm.nn.param import bind, normal, param_dict
-from tiny import fast
 
 EMBED, HIDDEN = 6, 10
 ERF = np.vectorize(math.erf)

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import fast
 
 from jaxllm.nn.norm import Norm
 from jaxllm.nn.param import bind, param_dict
-from tiny import fast
 
 SIZE, EPSILON = 24, 1e-5
 

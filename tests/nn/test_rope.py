@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
+from tiny import fast
 
 from jaxllm.nn.rope import rotate
-from tiny import fast
 
 B, T, N, H = 2, 6, 3, 8
 THETA = 100.0

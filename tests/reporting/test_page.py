@@ -5,11 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jaxllm.report.charts import standalone
-from jaxllm.report.difference import differing_keys
-from jaxllm.report.page import render_report
-from jaxllm.report.panels import loss_chart, sections
-from jaxllm.report.run import read_run
+from jaxllm.reporting.charts import standalone
+from jaxllm.reporting.difference import differing_keys
+from jaxllm.reporting.page import render_report
+from jaxllm.reporting.panels import loss_chart, sections
+from jaxllm.reporting.run import read_run
 
 from .records import training_records
 

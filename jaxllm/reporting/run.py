@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jaxllm.report.series import Series
+from jaxllm.reporting.series import Series
 
 _TEXTS = ("sample", "prompt")
 _CONTENTS = (

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 
-from jaxllm.report import charts, figures
-from jaxllm.report.charts import COLOURS, Chart
-from jaxllm.report.difference import differing_keys
-from jaxllm.report.panels import Section, sections
-from jaxllm.report.run import RunRecords, Sample
+from jaxllm.reporting import charts, figures
+from jaxllm.reporting.charts import COLOURS, Chart
+from jaxllm.reporting.difference import differing_keys
+from jaxllm.reporting.panels import Section, sections
+from jaxllm.reporting.run import RunRecords, Sample
 
 _SAMPLES_SHOWN = 12  # steps with samples of each run: first, last and evenly spaced ones between
 
@@ -279,7 +279,7 @@ def _with_distinct_names(runs: Sequence[RunRecords]) -> list[RunRecords]:
 
 
 def _asset(name: str) -> str:
-    return files("jaxllm.report").joinpath(name).read_text(encoding="utf-8")
+    return files("jaxllm.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
 def _escape(text: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.report import scale
-from jaxllm.report.run import RunRecords
+from jaxllm.reporting import scale
+from jaxllm.reporting.run import RunRecords
 
 
 @dataclass(frozen=True)

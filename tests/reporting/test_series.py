@@ -1,6 +1,6 @@
 import numpy as np
 
-from jaxllm.report.series import Series
+from jaxllm.reporting.series import Series
 
 
 def series(values):

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from jaxllm.report import scale
-from jaxllm.report.scale import Scale, scale_over
-from jaxllm.report.series import Series
+from jaxllm.reporting import scale
+from jaxllm.reporting.scale import Scale, scale_over
+from jaxllm.reporting.series import Series
 
 COLOURS = 8
 _LOG_FROM = 50.0  # highest over lowest value, from which a logarithmic axis reads better
@@ -136,7 +136,7 @@ def standalone(chart: Chart, *, width: int = 760, height: int = 400) -> str:
 
 def stylesheet() -> str:
     """The style of charts, in the page and on their own."""
-    return files("jaxllm.report").joinpath("chart.css").read_text(encoding="utf-8")
+    return files("jaxllm.reporting").joinpath("chart.css").read_text(encoding="utf-8")
 
 
 def unit_text(chart: Chart) -> str:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from jaxllm.report.scale import (
+from jaxllm.reporting.scale import (
     Scale,
     compact,
     duration,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxllm.report.charts import Chart, Line, Reference
-from jaxllm.report.run import RunRecords
-from jaxllm.report.series import Series
+from jaxllm.reporting.charts import Chart, Line, Reference
+from jaxllm.reporting.run import RunRecords
+from jaxllm.reporting.series import Series
 
 _VALIDATION = ("validation_loss", "validation_bits_per_byte")
 # Perplexity is the exponential of the loss: its curve has nothing to add.

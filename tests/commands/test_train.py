@@ -1,0 +1,237 @@
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from jaxllm.commands import run_folder
+from jaxllm.commands.train import train
+from jaxllm.config import load_config
+
+from . import runs
+
+
+def test_a_run_folder_holds_what_scripts_rely_on(finished, text):
+    assert {path.name for path in finished.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+        "tokenizer",
+        "profile",
+    }
+    # config.yaml is the resolved config: given as it is, it is the same run.
+    given = load_config(text, [f"run_dir={finished}"])
+    assert load_config(finished / "config.yaml") == given
+    assert yaml.safe_load((finished / "config.yaml").read_text())["optim"]["clip_norm"] == 1.0
+    assert runs.checkpoints(finished) == [4, 6]
+
+
+def test_every_training_record_has_the_figures(finished):
+    training = [record for record in runs.records(finished) if "loss" in record]
+    assert [record["step"] for record in training] == [1, 2, 3, 4, 5, 6]
+    for record in training:
+        assert {
+            "learning_rate",
+            "gradient_norm",
+            "tokens_per_second",
+            "tokens_per_second_per_device",
+            "data_wait_share",
+            "memory_bytes",
+        } <= record.keys()
+        assert record["tokens_per_second"] > 0
+        assert record["num_tokens"] == 8 * 32
+        # Full precision: the number in the file is the float32 that was computed.
+        assert float(np.float32(record["loss"])) == record["loss"]
+    assert training[0]["learning_rate"] == 0.0  # the warmup starts at zero
+    assert training[2]["learning_rate"] == pytest.approx(0.01, rel=1e-6)  # a float32 of 0.01
+    assert runs.tensorboard_steps(finished) == [1, 2, 3, 4, 5, 6]
+
+
+def test_each_validation_set_is_scored_by_name_and_together(finished):
+    scored = [record for record in runs.records(finished) if "validation_loss" in record]
+    assert [record["step"] for record in scored] == [3, 6]
+    for record in scored:
+        assert {"validation_bits_per_byte", "validation/plain/loss", "validation/other/loss"} <= (
+            record.keys()
+        )
+        each = [record["validation/plain/loss"], record["validation/other/loss"]]
+        assert min(each) < record["validation_loss"] < max(each)
+    assert runs.tensorboard_steps(finished, "validation/other/loss") == [3, 6]
+
+
+def test_samples_are_recorded_for_each_prompt(finished):
+    samples = [record for record in runs.records(finished) if "sample" in record]
+    assert [(record["step"], record["prompt"]) for record in samples] == [
+        (3, "the "),
+        (3, "war"),
+        (6, "the "),
+        (6, "war"),
+    ]
+
+
+def test_the_summary_tells_the_end(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    last = [record for record in runs.records(finished) if "validation_loss" in record][-1]
+    assert summary["steps"] == 6
+    assert summary["tokens"] == 6 * 8 * 32
+    assert summary["validation_loss"] == last["validation_loss"]
+    assert summary["validation_bits_per_byte"] == last["validation_bits_per_byte"]
+    assert summary["tokens_per_second"] > 0
+    assert summary["wall_seconds"] > 0
+    assert summary["sample"].startswith("the ")
+
+
+def test_the_profiler_leaves_a_trace_of_its_window(finished):
+    assert list((finished / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, text, capsys):
+    before = runs.contents(finished)
+    assert runs.start(text, finished) == 0
+    assert runs.contents(finished) == before
+    assert "done        6 steps" in capsys.readouterr().out
+
+
+def test_a_run_with_everything_but_its_summary_gets_it(finished, text, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "summary.json").unlink()
+    before = runs.contents(run_dir)
+    assert runs.start(text, run_dir) == 0
+    after = runs.contents(run_dir)
+    summary = json.loads(after.pop("summary.json"))
+    first = json.loads((finished / "summary.json").read_text())
+    for key in ("steps", "tokens", "validation_loss", "validation_bits_per_byte", "sample"):
+        assert summary[key] == first[key], key
+    assert after["metrics.jsonl"] == before["metrics.jsonl"]
+    assert runs.checkpoints(run_dir) == [4, 6]
+
+
+def test_a_dry_run_computes_and_writes_nothing(ids, tmp_path, caplog, capsys):
+    config = load_config(ids, [f"run_dir={tmp_path}/run"])
+    with jax.log_compiles():
+        assert train(config, dry_run=True) == 0
+    assert not [record for record in caplog.records if "Compiling" in record.message]
+    assert not (tmp_path / "run").exists()
+    assert "dry run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.global_batch_size=12"], "data.global_batch_size: 12 rows do not divide"),
+        (["model.embed_dim=36"], "embed of size 36 cannot be cut in 8"),
+        (["parallel.tensor=3"], "leave parallel.fsdp out"),
+        (["model.vocab_size=32"], "model.vocab_size is 32, but the tokenizer has 60"),
+        (["data.sequence_length=5000"], "change `data.sequence_length`"),
+        (["data.datasets.ids.train=nowhere.bin"], "there is no token file nowhere.bin"),
+        (["model.attention=cudnn"], "model.attention"),
+        (["samples.every=2"], "samples.every is set, but the data has no tokenizer"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_compiles(
+    ids, tmp_path, caplog, overrides, message
+):
+    with jax.log_compiles(), pytest.raises(ValueError, match=message):
+        runs.start(ids, tmp_path / "run", *overrides)
+    assert not [record for record in caplog.records if "Compiling" in record.message]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_log_of_compiles_would_show_one(caplog):
+    with jax.log_compiles():
+        jax.jit(lambda x: x * 3)(1.0)
+    assert [record for record in caplog.records if "Compiling" in record.message]
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(ids, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="a folder with other things in it"):
+        runs.start(ids, tmp_path)
+    assert runs.contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_token_id_outside_the_vocabulary_is_named(ids, tmp_path):
+    wrong = np.fromfile(ids.parent / "train.bin", np.uint16)
+    wrong[:] = 60
+    wrong.tofile(tmp_path / "wrong.bin")
+    with pytest.raises(ValueError, match=r"token id 60 .*wrong\.bin.* outside the vocabulary"):
+        runs.start(ids, tmp_path / "run", f"data.datasets.ids.train={tmp_path}/wrong.bin")
+
+
+def prepared(text, tmp_path):
+    """A copy of the folder that the text run prepared, and the overrides that train on it."""
+    (source,) = (text.parent / "root").glob("plain-*/")
+    folder = tmp_path / "copy"
+    shutil.copytree(source, folder)
+    return folder, [f"data.datasets={{plain: {{type: prepared, path: {folder}}}}}"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt"])
+def test_a_damaged_shard_is_named(finished, text, tmp_path, damage):
+    folder, overrides = prepared(text, tmp_path)
+    (shard,) = folder.glob("*-train.array_record-*")
+    content = bytearray(shard.read_bytes())
+    if damage == "truncated":
+        del content[-100:]
+    else:
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"shard .*{shard.name} is truncated or corrupt"):
+        runs.start(text, tmp_path / "run", *overrides)
+
+
+def test_a_dataset_made_with_another_tokenizer_is_refused(finished, text, tmp_path):
+    folder, overrides = prepared(text, tmp_path)
+    other = "data.tokenizer={type: sentencepiece, vocab_size: 300}"
+    own = "data.datasets.own={type: corpus, corpus: {type: text, paths: ['%s/a/*']}}"
+    with pytest.raises(ValueError, match="made with another tokenizer"):
+        runs.start(text, tmp_path / "run", *overrides, own % text.parent, other)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_averaged_weights_are_the_ones_evaluated(finished):
+    """A score with the weights themselves would be another one."""
+    trained = run_folder.open_model(finished)
+    saved = runs.arrays(finished, 6)
+    for part, is_equal in (("ema", True), ("weights", False)):
+        same = [
+            np.array_equal(leaf, saved[f"params['{part}']" + jax.tree_util.keystr(path)])
+            for path, leaf in jax.tree.flatten_with_path(jax.device_get(trained.params))[0]
+        ]
+        assert all(same) is is_equal
+    last = [record for record in runs.records(finished) if "validation_loss" in record][-1]
+    assert last["validation_loss"] == pytest.approx(evaluated_loss(finished), rel=1e-7)
+
+
+def evaluated_loss(run_dir):
+    """The loss that `evaluate` finds, which reads the averaged weights."""
+    from jaxllm.commands.evaluate import evaluate
+    from jaxllm.evaluation import total
+
+    return total(evaluate(run_dir).values()).loss
+
+
+def test_an_implicit_transfer_inside_the_loop_raises(ids, tmp_path, monkeypatch):
+    from jaxllm.training.step_log import StepLog
+
+    push = StepLog.push
+
+    def careless(self, step, metrics):
+        push(self, step, {name: value + np.float32(1) for name, value in metrics.items()})
+
+    monkeypatch.setattr(StepLog, "push", careless)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        runs.start(ids, tmp_path / "run")
+
+
+def test_losses_fall(uninterrupted):
+    (_, first), *_, (_, last) = runs.losses(uninterrupted)
+    # A uniform guess among 64 rows of the embedding costs log 64; the start is near it.
+    assert first == pytest.approx(math.log(64), rel=0.2)
+    assert last < first
