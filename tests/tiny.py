@@ -4,11 +4,12 @@ B rows, T length.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.data.batch import make_batch
 from jaxllm.models import DecoderConfig
-from jaxllm.nn.param import bind, param_dict
+from jaxllm.nn.param import bind, spec_dict
 
 VOCAB = 64
 DELIMITER = 0
@@ -45,14 +46,17 @@ def abstract(model_config):
 
 
 def decoder(model_config, seed=0):
-    """A decoder with weights, its biases and scales moved so that none of them is idle."""
-    model = fast(lambda key: model_config.build(key, VOCAB))(jax.random.key(seed))
+    """A decoder with weights of which none is idle: random biases, scales around one."""
+    model = abstract(model_config)
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda leaf: (leaf + 0.05 * rng.normal(size=leaf.shape)).astype(np.float32),
-        jax.device_get(param_dict(model)),
-    )
-    return bind(model, params)
+
+    def start(spec):
+        values = rng.normal(size=spec.shape)
+        by_role = {"scale": 1 + 0.1 * values, "bias": 0.1 * values}
+        values = by_role.get(spec.role, spec.fan_in**-0.5 * values)
+        return jnp.asarray(values, jnp.float32)
+
+    return bind(model, jax.tree.map(start, spec_dict(model)))
 
 
 def fast(function, **jit_arguments):

@@ -99,12 +99,13 @@ def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
     return init_sharded(make, jax.random.key(config.seed), shardings)
 
 
-def compile_step(
+def lower_step(
     config: RunConfig, parts: Assembly, example_batch: dict[str, Any]
-) -> jax.stages.Compiled:
-    """The training step as a compiled program that donates the state.
+) -> jax.stages.Lowered:
+    """The training step as a program that donates the state, ready to be compiled.
 
     example_batch: this host's rows of any batch; only shapes and dtypes are read.
+    ValueError for options that do not work together or on this platform.
     """
     step = make_train_step(
         parts.loss,
@@ -127,4 +128,4 @@ def compile_step(
     }
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.layout.sharding()))
-    return jitted.lower(parts.state, batch).compile()
+    return jitted.lower(parts.state, batch)

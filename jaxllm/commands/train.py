@@ -6,12 +6,12 @@ from pathlib import Path
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import assemble, check_devices, compile_step, initial_state
+from jaxllm.commands.assembly import assemble, check_devices, initial_state, lower_step
 from jaxllm.commands.console import Console, run_summary, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.saved_state import SavedState
-from jaxllm.commands.validation import Validation
+from jaxllm.commands.validation import Validation, check_samples
 from jaxllm.config import RunConfig
 from jaxllm.parallel import distributed
 from jaxllm.parallel.shard import global_batch, host_rows
@@ -35,15 +35,17 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
         console = stack.enter_context(closing(Console(is_shown=distributed.is_first())))
         data = open_data(config, console)
         parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
+        check_samples(config.samples, data)
         console.say(run_summary(config, parts, data))
+        loader = data.train_loader(
+            seed=config.seed, rows=host_rows(layout, config.data.global_batch_size)
+        )
+        lowered = lower_step(config, parts, loader.batch(0))
         if dry_run:
             console.say("dry run: everything fits; nothing was trained")
             return 0
 
         run_folder.write_config(run_dir, config, data)
-        loader = data.train_loader(
-            seed=config.seed, rows=host_rows(layout, config.data.global_batch_size)
-        )
         saved = stack.enter_context(
             SavedState(
                 run_dir / run_folder.CHECKPOINT_FOLDER,
@@ -56,8 +58,9 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
         if is_complete(run_dir, start, steps):
             show_ending(run_dir, console)
             return 0
-        compiled = compile_step(config, parts, loader.batch(start))
+        # Restored first: a checkpoint of another architecture is not worth compiling for.
         state = saved.restore(parts) if start else initial_state(config, parts)
+        compiled = lowered.compile()
         console.say(f"resuming at step {start}" if start else "training from scratch")
 
         writer = stack.enter_context(run_folder.open_metrics(run_dir, config, step=start))

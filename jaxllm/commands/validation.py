@@ -8,7 +8,7 @@ from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
 from jaxllm.evaluation import Score, make_eval_step, score_sets, total
-from jaxllm.generation import Generator
+from jaxllm.generation import Generator, SampleConfig
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
 from jaxllm.training.metrics import MetricsWriter
@@ -35,11 +35,6 @@ class Validation:
         self._rows = config.data.global_batch_size
         self._sets = data.validation_loaders(rows=host_rows(parts.layout, self._rows))
         self._tokenizer = data.tokenizer
-        if config.samples.every and data.tokenizer is None:
-            raise ValueError(
-                "samples.every is set, but the data has no tokenizer to turn ids into text; "
-                "set data.tokenizer, or samples.every to null"
-            )
         self._generate = Generator(
             parts.model,
             vocab_size=data.vocab_size,
@@ -79,6 +74,15 @@ class Validation:
     def score(self, params: Nested) -> dict[str, Score]:
         """The score of each validation set by its name."""
         return score_sets(self._eval_step, params, self._sets, layout=self._layout, rows=self._rows)
+
+
+def check_samples(config: SampleConfig, data: Data) -> None:
+    """ValueError if samples are asked of data that has no text."""
+    if config.every and data.tokenizer is None:
+        raise ValueError(
+            "samples.every is set, but the data has no tokenizer to turn ids into text; "
+            "set data.tokenizer, or samples.every to null"
+        )
 
 
 def continue_prompts(

@@ -34,9 +34,12 @@ def batch_sharding(layout: Layout, ndim: int) -> NamedSharding:
 
 def global_batch(layout: Layout, host_batch: dict[str, np.ndarray], *, rows: int) -> dict[str, Any]:
     """This process's rows of each field -> global arrays of `rows` rows."""
-    return {
-        name: jax.make_array_from_process_local_data(
-            batch_sharding(layout, field.ndim), field, (rows, *field.shape[1:])
-        )
-        for name, field in host_batch.items()
-    }
+    # With several processes JAX takes this transfer for an implicit one, which the guard of the
+    # training loop refuses.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(
+                batch_sharding(layout, field.ndim), field, (rows, *field.shape[1:])
+            )
+            for name, field in host_batch.items()
+        }

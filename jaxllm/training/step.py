@@ -92,7 +92,7 @@ def make_train_step(
         metrics = {
             "loss": sums.nll * weight,
             "objective": sums.loss * weight,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "num_tokens": sums.num_tokens,
         }

@@ -21,7 +21,7 @@ def quick_programs():
         jax.config.update(name, value)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ids(tmp_path_factory):
     """The config of 8 steps on random ids, saved at 3, 6 and 8: the cheapest run there is."""
     folder = tmp_path_factory.mktemp("ids")
@@ -31,7 +31,7 @@ def ids(tmp_path_factory):
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def uninterrupted(ids):
     """The run of `ids` that nothing stopped. Read it only."""
     run_dir = ids.parent / "uninterrupted"
@@ -46,10 +46,12 @@ def unfinished(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "8")
     (run_dir / "summary.json").unlink()
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace(str(uninterrupted), str(run_dir)))
     return run_dir
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def text(tmp_path_factory):
     """The config of 6 steps on a few texts, with two validation sets and everything written."""
     folder = tmp_path_factory.mktemp("text")
@@ -64,7 +66,7 @@ def text(tmp_path_factory):
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished(text):
     """The run of `text`, complete. Read it only."""
     run_dir = text.parent / "finished"

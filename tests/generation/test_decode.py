@@ -1,0 +1,135 @@
+"""Generation against the uncached network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny import VOCAB, fast
+
+from jaxllm.generation import Generator, Sampling, decode
+from jaxllm.nn.param import bind, param_dict, spec_dict
+from jaxllm.parallel.layouts import weight_shardings
+from jaxllm.parallel.mesh import ParallelConfig
+
+NEVER = VOCAB - 1  # the last id is padding of the vocabulary, so it is never drawn
+USED = VOCAB - 4  # ids from here on are padding
+NEW = 6
+PROMPTS = [[5, 9, 11], [7], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]]
+CONFIGS = {
+    "rope": tiny.config(has_qk_norm=True, num_layers=2),
+    # 24 positions are fewer than the padded prompt: padding must not reach beyond them.
+    "learned": tiny.gpt2(num_layers=2, max_length=24),
+}
+
+
+def make(name, stop_id=NEVER, **sampling):
+    options = {"temperature": 0.0, "max_tokens": NEW} | sampling
+    return Generator(
+        tiny.abstract(CONFIGS[name]),
+        vocab_size=USED,
+        stop_id=stop_id,
+        sampling=Sampling(**options),
+    )
+
+
+def weights(name):
+    """Weights whose likeliest token would often be padding of the vocabulary."""
+    params = param_dict(tiny.decoder(CONFIGS[name], seed=1))
+    if "out" in params:
+        boost = jnp.where(jnp.arange(VOCAB) >= USED, 3.0, 1.0)
+        params["out"]["kernel"] = params["out"]["kernel"] * boost
+    return params
+
+
+def uncached_greedy(name, params, prompt):
+    """The argmax of the whole network over all tokens so far, one token after the other."""
+    decoder = tiny.abstract(CONFIGS[name])
+    run = fast(lambda params, tokens: bind(decoder, params)(tokens))
+    ids = list(prompt)
+    boosted = 0
+    for _ in range(NEW):
+        padded = np.zeros((1, 24), np.int32)  # what follows is never looked at
+        padded[0, : len(ids)] = ids
+        logits = np.asarray(run(params, padded))[0, len(ids) - 1]
+        boosted += int(np.argmax(logits)) >= USED
+        ids.append(int(np.argmax(logits[:USED])))
+    return ids[len(prompt) :], boosted
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def greedy(request):
+    """(name of the config, weights, generator, continuations of all prompts in one batch)."""
+    generator, params = make(request.param), weights(request.param)
+    return request.param, params, generator, generator(params, PROMPTS)
+
+
+def test_cached_equals_uncached(greedy):
+    name, params, _, found = greedy
+    results = [uncached_greedy(name, params, prompt) for prompt in PROMPTS]
+    assert found == [ids for ids, _ in results]
+    if name == "rope":
+        assert any(boosted for _, boosted in results)  # padding was likeliest somewhere
+
+
+def test_prompts_together_equal_each_alone(greedy):
+    _, params, generator, found = greedy
+    assert found == [generator(params, [prompt])[0] for prompt in PROMPTS]
+
+
+def test_generation_ends_before_the_stop_token(greedy):
+    name, params, _, found = greedy
+    stop_id = found[0][3]
+    stopped = make(name, stop_id=stop_id)(params, PROMPTS)
+    for before, after in zip(found, stopped, strict=True):
+        end = before.index(stop_id) if stop_id in before else NEW
+        assert after == before[:end]
+    assert len(stopped[0]) <= 3
+
+
+def test_text_follows_the_seed():
+    params, prompts = weights("rope"), [[5, 9]] * 3
+    generator = make("rope", temperature=2.0, seed=3)
+    text = generator(params, prompts)
+    assert text == generator(params, prompts)
+    assert text != make("rope", temperature=2.0, seed=4)(params, prompts)
+    assert len({tuple(row) for row in text}) == 3  # equal prompts are drawn apart
+    assert all(token < USED for row in text for token in row)
+
+
+def test_compiles_once_for_lengths_of_one_bucket(monkeypatch):
+    traces = []
+    plain = decode._generate
+
+    def counted(model, params, prompts_BP, *args, **kwargs):
+        traces.append(prompts_BP.shape)
+        return plain(model, params, prompts_BP, *args, **kwargs)
+
+    monkeypatch.setattr(decode, "_generate", counted)
+    generator, params = make("rope", max_tokens=2), weights("rope")
+    for length in (1, 7, 32):
+        generator(params, [list(range(1, length + 1))])
+    assert traces == [(1, 32)]
+    generator(params, [list(range(1, 34))])
+    assert traces == [(1, 32), (1, 64)]
+
+
+def test_a_prompt_too_long_for_learned_positions():
+    generator = make("learned")
+    with pytest.raises(ValueError, match=r"max_tokens is 25, but the model has 24 learned"):
+        generator(weights("learned"), [[1] * 19])
+
+
+def test_sharded_weights_give_the_same_text(greedy):
+    name, params, _, found = greedy
+    layout = ParallelConfig(layout="fsdp_tensor", tensor=2).build()
+    model = tiny.abstract(CONFIGS[name])
+    placed = jax.device_put(params, weight_shardings(layout, spec_dict(model)))
+    generator = Generator(
+        model,
+        vocab_size=USED,
+        stop_id=NEVER,
+        sampling=Sampling(temperature=0.0, max_tokens=NEW),
+        layout=layout,
+    )
+    assert generator(placed, PROMPTS) == found

@@ -1,0 +1,60 @@
+import jax
+import pytest
+from jax.sharding import AxisType
+from pydantic import ValidationError
+
+from jaxllm.parallel.layouts import FILL_AXIS, LAYOUTS
+from jaxllm.parallel.mesh import ParallelConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_devices", "sizes"),
+    [
+        ({}, 8, (1, 8, 1)),
+        ({}, 1, (1, 1, 1)),
+        ({"data": 2}, 8, (2, 4, 1)),
+        ({"layout": "data"}, 8, (8, 1, 1)),
+        ({"layout": "replicated"}, 8, (8, 1, 1)),
+        ({"layout": "fsdp_tensor", "tensor": 4}, 8, (1, 2, 4)),
+        ({"layout": "fsdp_tensor", "tensor": 2, "data": 2}, 16, (2, 4, 2)),
+        ({"layout": "fsdp", "data": 4, "fsdp": 2}, 8, (4, 2, 1)),
+    ],
+)
+def test_sizes(settings, num_devices, sizes):
+    found = ParallelConfig(**settings).sizes(num_devices)
+    assert found == dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_devices", "message"),
+    [
+        ({"fsdp": 4}, 8, r"parallel\.fsdp=4 .* is 4 devices, but there are 8"),
+        ({"data": 3}, 8, r"parallel\.data=3 .* is 6 devices, but there are 8"),
+        ({"layout": "fsdp_tensor", "tensor": 16}, 8, r"is 16 devices, .* leave parallel\.fsdp out"),
+    ],
+)
+def test_sizes_whose_product_is_wrong(settings, num_devices, message):
+    with pytest.raises(ValueError, match=message):
+        ParallelConfig(**settings).sizes(num_devices)
+
+
+def test_the_mesh_holds_each_device_once():
+    mesh = ParallelConfig(layout="fsdp_tensor", tensor=2, data=2).build().mesh
+    assert mesh.shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+
+
+def test_a_part_of_the_devices():
+    layout = ParallelConfig().build(jax.devices()[2:6])
+    assert {device.id for device in layout.mesh.devices.flat} == {2, 3, 4, 5}
+
+
+def test_every_layout_says_which_axis_it_fills():
+    assert FILL_AXIS.keys() == LAYOUTS.keys()
+
+
+@pytest.mark.parametrize("settings", [{"layout": "ddp"}, {"tensor": 0}, {"fsdp": -1}])
+def test_values_out_of_range(settings):
+    with pytest.raises(ValidationError):
+        ParallelConfig(**settings)

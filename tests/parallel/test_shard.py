@@ -1,0 +1,83 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.parallel.shard import batch_sharding, global_batch, host_rows
+
+ROWS = 16
+
+
+class SeenFromHost:
+    """A layout as a process sees it whose devices are some of the mesh's."""
+
+    def __init__(self, layout, devices):
+        self.layout, self.devices = layout, set(devices)
+
+    def sharding(self, axes):
+        return self._Sharding(self.layout.sharding(axes), self.devices)
+
+    class _Sharding:
+        def __init__(self, sharding, devices):
+            self.sharding, self.devices = sharding, devices
+
+        def addressable_devices_indices_map(self, shape):
+            everywhere = self.sharding.devices_indices_map(shape)
+            return {device: everywhere[device] for device in self.devices}
+
+
+def rows_by_host(config, num_hosts):
+    devices = jax.devices()
+    per_host = len(devices) // num_hosts
+    layout = config.build()
+    return [
+        host_rows(SeenFromHost(layout, devices[host * per_host : (host + 1) * per_host]), ROWS)
+        for host in range(num_hosts)
+    ]
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ParallelConfig(layout="data"),
+        ParallelConfig(layout="fsdp"),
+        ParallelConfig(layout="fsdp", data=2),
+    ],
+)
+def test_hosts_share_the_rows_out_in_order(config, num_hosts):
+    blocks = rows_by_host(config, num_hosts)
+    size = ROWS // num_hosts
+    assert blocks == [slice(host * size, (host + 1) * size) for host in range(num_hosts)]
+
+
+def test_hosts_that_hold_the_same_rows_feed_the_same_rows():
+    """A tensor axis over four devices spans two hosts of two; both read its rows."""
+    blocks = rows_by_host(ParallelConfig(layout="fsdp_tensor", tensor=4), 4)
+    assert blocks == [slice(0, 8), slice(0, 8), slice(8, 16), slice(8, 16)]
+    assert rows_by_host(ParallelConfig(layout="replicated"), 4) == [slice(0, ROWS)] * 4
+
+
+def test_rows_that_are_not_one_block_are_a_bug():
+    layout, devices = ParallelConfig(layout="data").build(), jax.devices()
+    with pytest.raises(AssertionError, match="not contiguous"):
+        host_rows(SeenFromHost(layout, [devices[0], devices[2]]), ROWS)
+
+
+@pytest.mark.parametrize(
+    "config", [ParallelConfig(layout="fsdp"), ParallelConfig(layout="fsdp_tensor", tensor=2)]
+)
+def test_a_global_batch_holds_every_row_once(config):
+    layout = config.build()
+    tokens = np.arange(ROWS * 3, dtype=np.int32).reshape(ROWS, 3)
+    fields = {"tokens": tokens, "example_index": np.arange(ROWS, dtype=np.uint32)}
+    batch = global_batch(layout, fields, rows=ROWS)
+    assert host_rows(layout, ROWS) == slice(0, ROWS)
+    for name, field in fields.items():
+        np.testing.assert_array_equal(batch[name], field)
+        assert batch[name].dtype == field.dtype
+        assert batch[name].sharding == batch_sharding(layout, field.ndim)
+        pieces = batch[name].addressable_shards
+        assert {piece.data.shape[0] for piece in pieces} == {ROWS // layout.degree("batch")}
+        for piece in pieces:
+            np.testing.assert_array_equal(piece.data, field[piece.index])

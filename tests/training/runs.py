@@ -1,0 +1,92 @@
+"""A few training steps of a tiny decoder, on any layout."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from jaxllm.nn.param import param_dict, spec_dict
+from jaxllm.objectives import CausalLm
+from jaxllm.optim import AdamW, EmaConfig, Muon
+from jaxllm.optim.schedules import Linear
+from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.parallel.shard import global_batch
+from jaxllm.training.state import init_sharded, new_state, state_shardings
+from jaxllm.training.step import make_loss, make_train_step
+
+ROWS, STEPS, TOTAL_STEPS = 16, 3, 100
+EMA = EmaConfig(decay=0.9)
+SCHEDULE = Linear(warmup_steps=1)
+
+# Between them they have every kind of weight. Adam divides by the size of each gradient, so one
+# that is nothing but rounding (the bias of keys, which softmax does not see) moves a weight as far
+# as any other; this eps lets the step follow the gradient smoothly, and rounding stay rounding.
+RECIPES = {
+    "adamw": (tiny.config(has_qk_norm=True, dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "muon": (tiny.gpt2(dropout=0.1), Muon(adam_eps=1e-3, weight_decay=0.1)),
+}
+LAYOUTS = {
+    "replicated": ParallelConfig(layout="replicated"),
+    "data": ParallelConfig(layout="data"),
+    "fsdp": ParallelConfig(layout="fsdp", data=2),
+    "fsdp_tensor": ParallelConfig(layout="fsdp_tensor", tensor=2),
+}
+
+
+class Run(NamedTuple):
+    """A compiled step, its first state, and what it needs to go on."""
+
+    layout: object
+    specs: dict
+    step: object
+    state: object
+
+
+def one_device():
+    """Everything on one device: what all layouts are compared with."""
+    return ParallelConfig(layout="replicated").build(jax.devices()[:1])
+
+
+def make(recipe, layout, *, num_microbatches=1):
+    """The recipe's step and first state on a layout."""
+    config, optim = RECIPES[recipe]
+    optim = optim.model_copy(update={"schedule": SCHEDULE})
+    model = tiny.abstract(config)
+    specs = spec_dict(model)
+    params = jax.tree.map(np.asarray, param_dict(tiny.decoder(config)))
+    optimizer = optim.build(specs, total_steps=TOTAL_STEPS)
+
+    def first(key):
+        return new_state(jax.tree.map(jnp.asarray, params), optimizer, EMA)
+
+    key = jax.random.key(0)
+    shardings = state_shardings(jax.eval_shape(first, key), specs, layout)
+    step = make_train_step(
+        make_loss(CausalLm(z_loss=1e-3), model, layout),
+        optimizer,
+        specs=specs,
+        layout=layout,
+        seed=7,
+        schedule=optim.schedule_fn(TOTAL_STEPS),
+        num_microbatches=num_microbatches,
+        ema=EMA,
+    )
+    jitted = tiny.fast(step, donate_argnums=0, out_shardings=(shardings, layout.sharding()))
+    return Run(layout, specs, jitted, init_sharded(first, key, shardings))
+
+
+def batch(seed):
+    """Packed rows of which some are scored in part and one not at all."""
+    scored = [tiny.LENGTH] * 10 + [5, 1, 0, 9, 12, 3]
+    return tiny.batch(seed, rows=ROWS, scored=scored)
+
+
+def train(run, *, seeds=range(STEPS)):
+    """(last state on its devices, states after each step and metrics on the host)."""
+    state, history = jax.tree.map(jnp.copy, run.state), []  # the step takes it over
+    for seed in seeds:
+        state, metrics = run.step(state, global_batch(run.layout, batch(seed), rows=ROWS))
+        history.append(jax.device_get((state.params, state.ema, metrics)))
+    return state, history

@@ -1,0 +1,136 @@
+"""The device is never kept waiting: one read a step, of a step that is already behind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.array import ArrayImpl
+
+from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.parallel.shard import global_batch
+from jaxllm.training.step_log import StepLog
+
+from . import runs
+
+
+class Clock:
+    """Throughput without a clock."""
+
+    def read(self, num_steps):
+        return {"num_steps": num_steps}
+
+
+class Records(list):
+    write = list.append
+
+
+def make_log(records, *, start=0, every=1, shown=None):
+    on_record = (lambda record: None) if shown is None else shown.append
+    return StepLog(records, Clock(), start=start, every=every, on_record=on_record)
+
+
+class OnDevice:
+    """A figure on a device that notes when it is copied and when it is read."""
+
+    def __init__(self, events, step):
+        self.events, self.step = events, step
+
+    def copy_to_host_async(self):
+        self.events.append(f"copy {self.step}")
+
+    def __float__(self):
+        self.events.append(f"read {self.step}")
+        return float(self.step)
+
+
+def test_a_step_is_read_after_the_next_one_is_dispatched(monkeypatch):
+    events, records = [], Records()
+    monkeypatch.setattr(jax, "device_get", lambda tree: tree)
+    log = make_log(records)
+    for step in (1, 2, 3):
+        events.append(f"dispatch {step}")
+        log.push(step, {"loss": OnDevice(events, step)})
+    log.flush()
+    assert events == [
+        *("dispatch 1", "copy 1"),
+        *("dispatch 2", "copy 2", "read 1"),
+        *("dispatch 3", "copy 3", "read 2"),
+        "read 3",
+    ]
+    assert [(record["step"], record["loss"]) for record in records] == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_nothing_waits_for_an_unfinished_step(monkeypatch):
+    """A device that never finishes the newest step does not stop the loop from dispatching."""
+    records = Records()
+
+    def get(tree):
+        assert tree["loss"].step < newest, "the loop waited for the step it had just dispatched"
+        return tree
+
+    monkeypatch.setattr(jax, "device_get", get)
+    log = make_log(records)
+    for newest in range(1, 5):
+        log.push(newest, {"loss": OnDevice([], newest)})
+    assert [record["step"] for record in records] == [1, 2, 3]
+
+
+def test_records_at_their_interval(monkeypatch):
+    events, records, shown = [], Records(), []
+    monkeypatch.setattr(jax, "device_get", lambda tree: tree)
+    log = make_log(records, start=3, every=4, shown=shown)
+    for step in range(4, 14):
+        log.push(step, {"loss": OnDevice(events, step)})
+    log.flush()
+    log.flush()  # nothing is held, nothing is written twice
+    assert [(record["step"], record["num_steps"]) for record in records] == [
+        (4, 1),
+        (8, 4),
+        (12, 4),
+    ]
+    assert shown == records
+    assert events == ["copy 4", "copy 8", "read 4", "copy 12", "read 8", "read 12"]
+
+
+def test_figures_keep_every_digit():
+    records = Records()
+    value = np.float32(0.1) + np.float32(2**-24)
+    log = make_log(records)
+    log.push(1, {"loss": jnp.float32(value)})
+    log.flush()
+    assert records[0]["loss"] == float(value)
+    assert type(records[0]["loss"]) is float
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The arrays whose values came to the host: the transfer guard misses them on a CPU."""
+    reads, plain = [], ArrayImpl._value.fget
+    monkeypatch.setattr(
+        ArrayImpl, "_value", property(lambda array: reads.append(array) or plain(array))
+    )
+    return reads
+
+
+def test_reading_is_noticed(reads):
+    float(jnp.ones(()) + 1)
+    assert len(reads) == 1
+
+
+def test_training_reads_the_metrics_of_each_step_and_nothing_else(reads, monkeypatch):
+    gets, plain = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: gets.append(tree) or plain(tree))
+    run = runs.make("adamw", ParallelConfig(layout="data").build())
+    state, records = run.state, Records()
+    log = make_log(records)
+    reads.clear()
+    with jax.transfer_guard("disallow"):
+        for step in range(1, 5):
+            batch = global_batch(run.layout, runs.batch(step), rows=runs.ROWS)
+            state, metrics = run.step(state, batch)
+            log.push(step, metrics)
+            assert len(gets) == step - 1
+        log.flush()
+    assert len(gets) == len(records) == 4
+    assert len(reads) == 4 * len(metrics)
+    assert all(array.ndim == 0 for array in reads)

@@ -1,0 +1,74 @@
+import jax
+import pytest
+
+from jaxllm.hardware import Chip
+from jaxllm.training import throughput
+from jaxllm.training.throughput import Throughput, memory_bytes
+
+CHIP = Chip("test", peak_flops=1e6, memory_gib=1)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that tests set, in seconds."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+def make(monkeypatch, chip=CHIP):
+    monkeypatch.setattr(throughput, "find_chip", lambda device_kind: chip)
+    return Throughput(tokens_per_step=800, flops_per_token=50.0)
+
+
+def test_rates_and_mfu_by_hand(clock, monkeypatch):
+    meter = make(monkeypatch)
+    clock.now += 4
+    figures = meter.read(10)
+    assert figures["tokens_per_second"] == 10 * 800 / 4
+    assert figures["tokens_per_second_per_device"] == 2000 / jax.device_count()
+    assert figures["mfu"] == pytest.approx(2000 * 50 / (8 * 1e6), rel=1e-12)
+    assert figures["data_wait_share"] == 0
+    clock.now += 1
+    assert meter.read(1)["tokens_per_second"] == 800
+    assert meter.mean_tokens_per_second == 11 * 800 / 5
+
+
+def test_no_mfu_without_a_known_peak(clock, monkeypatch):
+    meter = make(monkeypatch, chip=None)
+    clock.now += 1
+    assert "mfu" not in meter.read(1)
+
+
+def test_waiting_for_data_is_counted_and_work_is_not(clock, monkeypatch):
+    meter = make(monkeypatch)
+
+    def slow_batches():
+        for batch in range(3):
+            clock.now += 0.5
+            yield batch
+
+    for _ in meter.timed(slow_batches()):
+        clock.now += 1.5
+    assert meter.read(3)["data_wait_share"] == pytest.approx(0.25, rel=1e-12)
+    clock.now += 1
+    assert meter.read(1)["data_wait_share"] == 0
+
+
+def test_what_was_not_training_is_left_out(clock, monkeypatch):
+    meter = make(monkeypatch)
+    clock.now += 2
+    meter.read(1)
+    clock.now += 1000  # an evaluation
+    meter.restart()
+    clock.now += 2
+    assert meter.read(1)["tokens_per_second"] == 400
+    assert meter.training_seconds == 4
+    assert meter.mean_tokens_per_second == 400
+
+
+def test_memory_in_use_is_known_everywhere():
+    assert memory_bytes() > 10 * 2**20  # this process has JAX in it
