@@ -1,6 +1,6 @@
 """RunConfig: the one typed tree that a YAML file fills. Strict loading, overrides, differences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # refused below
             if key in seen:
                 raise ValueError(
                     f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice"
@@ -180,6 +182,7 @@ MAY_CHANGE = (
     "model.is_scanned",
     "data.root",
     "data.workers",
+    "data.prefetch",
 )
 
 

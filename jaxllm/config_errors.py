@@ -1,5 +1,6 @@
 """Pydantic's validation errors in the words of a user: path, what was given, what is allowed."""
 
+import builtins
 import difflib
 import types
 import typing
@@ -60,29 +61,46 @@ def _walk(
     Pydantic puts the tag of a union into the path; the file does not have it there.
     """
     keys: list[str] = []
-    inside, around = [root], [root]
+    inside: list[Any] = [root]
+    around = [root]
     for element in location:
-        tagged = [cls for cls in inside if _tag(cls) == element]
-        if tagged and not any(element in cls.model_fields for cls in inside):
-            inside = around = tagged
+        classes = [kind for kind in inside if _is_config(kind)]
+        if len(classes) > 1:  # a union, so this is the tag of one of them
+            inside = around = [cls for cls in classes if _tag(cls) == element]
             continue
         keys.append(str(element))
-        around = inside
-        fields = [cls.model_fields[element] for cls in inside if element in cls.model_fields]
-        if fields:
-            inside = [cls for field in fields for cls in _classes(field.annotation)]
+        around = classes
+        inside = [found for kind in inside for found in _under(kind, element)]
     return keys, around
+
+
+def _under(kind: Any, key: int | str) -> list[Any]:
+    """The types that may stand under a key of a config, a dict or a tuple."""
+    if _is_config(kind):
+        field = kind.model_fields.get(key)
+        return [] if field is None else _alternatives(field.annotation)
+    match typing.get_origin(kind), typing.get_args(kind):
+        case (builtins.dict, (_, value)):
+            return _alternatives(value)
+        case (builtins.tuple, (item, *_)):
+            return _alternatives(item)
+    return []
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, of any other type itself, without what is annotated to it."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return [found for member in inner for found in _alternatives(member)]
+    return [annotation]
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _tag(cls: type[BaseModel]) -> Any:
     field = cls.model_fields.get("type")
     return None if field is None else field.default
-
-
-def _classes(annotation: Any) -> list[type[BaseModel]]:
-    """The config classes anywhere in a type."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if isinstance(annotation, types.GenericAlias) or typing.get_args(annotation):
-        return [cls for inner in typing.get_args(annotation) for cls in _classes(inner)]
-    return []

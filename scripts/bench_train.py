@@ -150,6 +150,8 @@ def measure(size: Size, given: argparse.Namespace) -> dict[str, Any]:
     losses = {name: half.losses(CHECKED_STEPS) for name, half in halves.items()}
     if "torch" in losses:
         check_losses(losses["jaxllm"], losses["torch"], size.model.dtype)
+    for half in halves.values():
+        half.seconds(given.steps)  # the first turn is slow on either side
     seconds: dict[str, list[float]] = {name: [] for name in halves}
     for _ in range(given.rounds):
         for name, half in halves.items():

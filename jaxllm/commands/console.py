@@ -93,11 +93,7 @@ class Console:
 
 def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
     """What is about to run: sizes, layout, and the settings that differ from the defaults."""
-    dataset_tokens = sum(
-        data.streams[name]["train"].num_tokens
-        for name, dataset in config.data.datasets.items()
-        if dataset.weight
-    )
+    dataset_tokens = sum(stream.num_tokens for stream, _ in data.training_streams.values())
     tokens_per_step = config.data.global_batch_size * config.data.sequence_length
     total_tokens = tokens_per_step * config.training.steps
     mesh = " x ".join(f"{axis} {size}" for axis, size in parts.layout.mesh.shape.items())

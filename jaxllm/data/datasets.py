@@ -192,11 +192,22 @@ class Data:
         """The id that opens each document."""
         return self._any_stream().delimiter_id
 
+    @property
+    def training_streams(self) -> dict[str, tuple[TokenStream, float]]:
+        """Stream and weight of each dataset trained on; ValueError for one without training text."""
+        weights = {name: dataset.weight for name, dataset in self.config.datasets.items()}
+        for name, weight in weights.items():
+            if weight and "train" not in self.streams[name]:
+                raise ValueError(
+                    f"dataset {name!r} is all held out, so there is nothing to train on; raise "
+                    f"`data.datasets.{name}.validation_every`, or set its `weight` to 0"
+                )
+        return {name: (self.streams[name]["train"], w) for name, w in weights.items() if w}
+
     def train_loader(self, *, seed: int, rows: slice | None = None) -> TrainLoader:
         """The loader of the training mixture, for this host's rows of each global batch."""
-        weights = {name: dataset.weight for name, dataset in self.config.datasets.items()}
         return TrainLoader(
-            {name: (self.streams[name]["train"], w) for name, w in weights.items() if w},
+            self.training_streams,
             sequence_length=self.config.sequence_length,
             global_batch_size=self.config.global_batch_size,
             seed=seed,

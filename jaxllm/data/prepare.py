@@ -267,7 +267,8 @@ class _Job:
         """Raises when there is nothing to train on, or nothing to validate with."""
         train = _total(results, "train").documents
         validation = _total(results, "validation").documents
-        if not train:
+        is_held_out_whole = self._every == 1 and validation > 0
+        if not train and not is_held_out_whole:
             raise ValueError(
                 f"the corpus is empty: it has {train + validation} documents with text, and none "
                 f"is left to train on; give more text in `corpus.paths`"

@@ -29,6 +29,7 @@ class DecoderConfig(Config):
     """A decoder-only transformer. The defaults are a small Llama."""
 
     type: Literal["decoder"] = "decoder"
+    """Kind of network: a decoder."""
     vocab_size: PositiveInt | None = None
     """Rows of the embedding; null is the tokenizer's size rounded up to a multiple of 64."""
     num_layers: PositiveInt = 4

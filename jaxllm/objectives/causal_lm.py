@@ -19,6 +19,7 @@ class CausalLm(Config):
     """Cross-entropy of the next token, within documents."""
 
     type: Literal["causal_lm"] = "causal_lm"
+    """Kind of objective: the next token."""
     z_loss: NonNegativeFloat = 0.0
     """Weight of the squared log-normaliser of each position, which keeps logits from drifting."""
 

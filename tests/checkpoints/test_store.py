@@ -138,14 +138,6 @@ def test_a_save_in_flight_has_the_values_of_its_step(tmp_path):
             np.testing.assert_array_equal(restored["w"], 4 * (number - 1) + 1)
 
 
-def test_saving_a_step_that_is_not_above_the_latest_is_an_error(tmp_path):
-    with CheckpointConfig().build(tmp_path) as store:
-        save(store, 2)
-        store.wait()
-        with pytest.raises(AssertionError, match="checkpoint 1 was not saved; the latest is 2"):
-            save(store, 1)
-
-
 def test_other_shapes_are_listed_before_anything_is_read(tmp_path):
     with CheckpointConfig().build(tmp_path) as store:
         save(store, 1)

@@ -191,6 +191,17 @@ def test_a_damaged_shard_is_named(finished, text, tmp_path, damage):
         runs.start(text, tmp_path / "run", *overrides)
 
 
+def test_a_dataset_that_is_all_held_out_is_not_trained_on(text, tmp_path):
+    with pytest.raises(ValueError, match=r"'plain' is all held out.*plain\.validation_every"):
+        runs.start(
+            text,
+            tmp_path / "run",
+            f"data.root={tmp_path}/root",
+            "data.datasets.plain.validation_every=1",
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dataset_made_with_another_tokenizer_is_refused(finished, text, tmp_path):
     folder, overrides = prepared(text, tmp_path)
     other = "data.tokenizer={type: sentencepiece, vocab_size: 300}"

@@ -1,5 +1,7 @@
 """Generation against the uncached network."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +25,13 @@ CONFIGS = {
 }
 
 
-def make(name, stop_id=NEVER, **sampling):
-    options = {"temperature": 0.0, "max_tokens": NEW} | sampling
+def make(name, stop_id=NEVER, layout=None, **sampling):
     return Generator(
         tiny.abstract(CONFIGS[name]),
         vocab_size=USED,
         stop_id=stop_id,
-        sampling=Sampling(**options),
+        sampling=Sampling(**({"temperature": 0.0, "max_tokens": NEW} | sampling)),
+        layout=layout,
     )
 
 
@@ -57,30 +59,32 @@ def uncached_greedy(name, params, prompt):
     return ids[len(prompt) :], boosted
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def greedy(request):
-    """(name of the config, weights, generator, continuations of all prompts in one batch)."""
-    generator, params = make(request.param), weights(request.param)
-    return request.param, params, generator, generator(params, PROMPTS)
+@cache
+def greedy(name):
+    """(weights, generator, continuations of all prompts in one batch)."""
+    generator, params = make(name), weights(name)
+    return params, generator, generator(params, PROMPTS)
 
 
-def test_cached_equals_uncached(greedy):
-    name, params, _, found = greedy
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cached_equals_uncached(name):
+    params, _, found = greedy(name)
     results = [uncached_greedy(name, params, prompt) for prompt in PROMPTS]
     assert found == [ids for ids, _ in results]
     if name == "rope":
         assert any(boosted for _, boosted in results)  # padding was likeliest somewhere
 
 
-def test_prompts_together_equal_each_alone(greedy):
-    _, params, generator, found = greedy
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prompts_together_equal_each_alone(name):
+    params, generator, found = greedy(name)
     assert found == [generator(params, [prompt])[0] for prompt in PROMPTS]
 
 
-def test_generation_ends_before_the_stop_token(greedy):
-    name, params, _, found = greedy
+def test_generation_ends_before_the_stop_token():
+    params, _, found = greedy("rope")
     stop_id = found[0][3]
-    stopped = make(name, stop_id=stop_id)(params, PROMPTS)
+    stopped = make("rope", stop_id=stop_id)(params, PROMPTS)
     for before, after in zip(found, stopped, strict=True):
         end = before.index(stop_id) if stop_id in before else NEW
         assert after == before[:end]
@@ -120,16 +124,9 @@ def test_a_prompt_too_long_for_learned_positions():
         generator(weights("learned"), [[1] * 19])
 
 
-def test_sharded_weights_give_the_same_text(greedy):
-    name, params, _, found = greedy
+def test_sharded_weights_give_the_same_text():
+    params, _, found = greedy("rope")
     layout = ParallelConfig(layout="fsdp_tensor", tensor=2).build()
-    model = tiny.abstract(CONFIGS[name])
+    model = tiny.abstract(CONFIGS["rope"])
     placed = jax.device_put(params, weight_shardings(layout, spec_dict(model)))
-    generator = Generator(
-        model,
-        vocab_size=USED,
-        stop_id=NEVER,
-        sampling=Sampling(temperature=0.0, max_tokens=NEW),
-        layout=layout,
-    )
-    assert generator(placed, PROMPTS) == found
+    assert make("rope", layout=layout)(placed, PROMPTS) == found

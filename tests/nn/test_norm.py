@@ -36,11 +36,13 @@ def expected_norm(x, norm_type, params):
     return y + params.get("bias", 0.0)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-3])  # at the smaller, epsilon counts
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("norm_type", ["rms", "layer"])
-def test_equals_float64(norm_type, use_bias):
+def test_equals_float64(norm_type, use_bias, size):
     norm, params = moved_norm(norm_type, use_bias)
-    x = 5 + 3 * np.random.default_rng(0).normal(size=(2, 3, SIZE)).astype(np.float32)
+    x = 5 + 3 * np.random.default_rng(0).normal(size=(2, 3, SIZE))
+    x = (size * x).astype(np.float32)
     expected = expected_norm(x, norm_type, params)
     # A few float32 roundings (6e-8) of values below ten.
     np.testing.assert_allclose(fast(norm)(x), expected, rtol=0, atol=5e-6)

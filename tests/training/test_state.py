@@ -1,3 +1,5 @@
+from functools import cache
+
 import jax
 import numpy as np
 import tiny
@@ -12,9 +14,12 @@ from jaxllm.training.state import (
     state_shardings,
 )
 
-CONFIG = tiny.config(num_layers=2, is_gated=False, is_tied=True)
+CONFIG = tiny.config(is_gated=False, is_tied=True, residual_init="zero")
+ONE_DEVICE = ParallelConfig(layout="replicated").build(jax.devices()[:1])
+FSDP = ParallelConfig(layout="fsdp").build()
 
 
+@cache
 def make_state(layout):
     """(abstract state with its shardings, the state), initialised as a run does."""
     specs = spec_dict(tiny.abstract(CONFIG))
@@ -30,8 +35,8 @@ def make_state(layout):
 
 
 def test_the_same_weights_start_on_every_layout():
-    _, alone = make_state(ParallelConfig(layout="replicated").build(jax.devices()[:1]))
-    abstract, cut = make_state(ParallelConfig(layout="fsdp_tensor", tensor=2).build())
+    _, alone = make_state(ONE_DEVICE)
+    abstract, cut = make_state(FSDP)
     # Random bits are equal wherever they are drawn; their transformation to a normal deviate
     # may be fused in another way: one float32 rounding.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7, atol=1e-8), alone, cut)
@@ -50,7 +55,7 @@ def bytes_by_device(tree):
 
 def test_no_device_holds_more_than_its_part():
     """Every weight of this network has the embed axis, which eight devices share."""
-    _, state = make_state(ParallelConfig(layout="fsdp").build())
+    _, state = make_state(FSDP)
     for part in (state.params, state.ema, state.opt_state):
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(part) if leaf.ndim)
         for size in bytes_by_device([leaf for leaf in jax.tree.leaves(part) if leaf.ndim]).values():
@@ -61,7 +66,7 @@ def test_no_device_holds_more_than_its_part():
 
 
 def test_the_average_starts_at_the_weights_in_memory_of_its_own():
-    _, state = make_state(ParallelConfig(layout="replicated").build(jax.devices()[:1]))
+    _, state = make_state(ONE_DEVICE)
     jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.ema, state.params))]
     assert len(set(pointers)) == len(pointers)  # both are donated

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -12,11 +14,9 @@ CHIP = Chip("test", peak_flops=1e6, memory_gib=1)
 def clock(monkeypatch):
     """A clock that tests set, in seconds."""
 
-    class Clock:
-        now = 100.0
-
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: Clock.now)
-    return Clock
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
 
 
 def make(monkeypatch, chip=CHIP):

@@ -1,0 +1,56 @@
+import jax
+import pytest
+
+from jaxllm.commands.inspect import inspect
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so that tables are not wrapped
+
+
+def test_a_config_shows_its_weights_and_decoded_rows(finished, text, capsys):
+    inspect(str(text), [f"run_dir={text.parent}/new"], rows=1)
+    shown = capsys.readouterr().out
+    assert not (text.parent / "new").exists()
+    (line,) = [line for line in shown.splitlines() if "embed.table" in line]
+    assert f"{320 * 32 * 4:,}" in line, "bytes of the whole table"
+    assert f"{320 * 32 * 4 // jax.device_count():,}" in line, "bytes on a device"
+    assert "fsdp" in line
+    assert "row 0 of batch 0" in shown
+    assert "row 1 of batch 0" not in shown
+    assert "targets in the loss" in shown
+    assert any(word in shown for word in (" the ", " people ", " congress "))
+
+
+def test_overrides_change_what_a_config_shows(finished, text, capsys):
+    inspect(str(text), ["model.embed_dim=64"], rows=0)
+    assert f"{320 * 64 * 4:,}" in capsys.readouterr().out
+
+
+def test_a_dataset_shows_its_card(finished, text, capsys):
+    (folder,) = (text.parent / "root").glob("plain-*/")
+    inspect(str(folder))
+    shown = capsys.readouterr().out
+    for word in ("train documents", "validation documents", "train tokens", "tokenizer"):
+        assert word in shown, word
+
+
+def test_a_run_shows_how_far_it_came(finished, unfinished, capsys):
+    inspect(str(finished), rows=1)
+    shown = capsys.readouterr().out
+    assert "embed.table" in shown
+    assert "validation_bits_per_byte" in shown
+    inspect(str(unfinished), rows=1)
+    shown = capsys.readouterr().out
+    assert "is not complete; the command that began it goes on with it" in shown
+    assert "segment_ids" in shown, "ids are shown as they are without a tokenizer"
+
+
+def test_what_is_neither_is_refused(finished, tmp_path):
+    with pytest.raises(ValueError, match="is not a run folder"):
+        inspect(str(tmp_path))
+    with pytest.raises(ValueError, match="no config file"):
+        inspect("nothing")
+    with pytest.raises(ValueError, match="overrides go with a CONFIG"):
+        inspect(str(finished), ["seed=1"])

@@ -1,0 +1,322 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxllm.config import (
+    check_resumable,
+    differences,
+    dump_yaml,
+    find_config,
+    load_config,
+    non_defaults,
+    shipped_configs,
+)
+
+RAW = {
+    "run_dir": "runs/x",
+    "model": {"num_layers": 2, "embed_dim": 32},
+    "data": {
+        "sequence_length": 16,
+        "global_batch_size": 8,
+        "tokenizer": {"type": "byte"},
+        "datasets": {"web": {"type": "corpus", "corpus": {"type": "text", "paths": ["*.txt"]}}},
+    },
+    "optim": {"type": "adamw", "learning_rate": 0.01, "schedule": {"type": "cosine"}},
+    "training": {"steps": 100},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config file: text as it is, anything else as YAML."""
+
+    def write(content=RAW):
+        path = tmp_path / "run.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def load(write):
+    """Loads RAW with overrides."""
+    return lambda *overrides: load_config(write(), overrides)
+
+
+def refusal(load, *overrides):
+    with pytest.raises(ValueError) as refused:
+        load(*overrides)
+    return str(refused.value)
+
+
+def test_defaults_fill_what_is_not_given(load):
+    config = load()
+    assert config.model.num_layers == 2
+    assert config.model.norm == "rms"
+    assert config.optim.type == "adamw"
+    assert config.checkpoints.every == 500
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainig.steps=3", "trainig: unknown key; did you mean 'training'?"),
+        ("model.num_layer=3", "model.num_layer: unknown key; did you mean 'num_layers'?"),
+        # Inside a member of a union: the tag is no part of the path that is shown.
+        ("optim.beta_1=0.5", "optim.beta_1: unknown key; did you mean 'beta1'?"),
+        (
+            "optim.schedule.warmup=5",
+            "optim.schedule.warmup: unknown key; did you mean 'warmup_steps'?",
+        ),
+        # Inside the value of a dict, and inside a union in it.
+        ("data.datasets.web.wait=2", "data.datasets.web.wait: unknown key; did you mean 'weight'?"),
+        (
+            "data.datasets.web.corpus.path=x",
+            "data.datasets.web.corpus.path: unknown key; did you mean 'paths'?",
+        ),
+        # A dataset may be called like a tag or a key.
+        (
+            "data.datasets.corpus={type: bin, vocab_size: 9, delimiter_id: 0}",
+            "data.datasets.corpus.train: missing; File of the training tokens.",
+        ),
+        ("model.zzz=1", "model.zzz: unknown key; allowed here: activation, attention"),
+        ("model.num_layers=three", "model.num_layers: given 'three'; input should be a valid int"),
+        ("model.num_layers=1.5", "model.num_layers: given 1.5; input should be a valid integer"),
+        ("model.num_layers=null", "model.num_layers: given None; input should be a valid integer"),
+        ("model.num_layers=0", "model.num_layers: given 0; input should be greater than 0"),
+        ("model.dropout=1", "model.dropout: given 1; input should be less than 1"),
+        ("optim.learning_rate=.nan", "optim.learning_rate: given nan; input should be"),
+        ("model.norm=batch", "model.norm: given 'batch'; input should be 'rms' or 'layer'"),
+        ("model=null", "model: given None; input should be a valid dictionary"),
+        ("training={}", "training.steps: missing; Length of the run, in optimizer steps."),
+        ("optim.type=adamm", "optim.type: 'adamm' is none of sgd, adagrad, adam, adamw"),
+        ("optim={}", "optim.type: missing; it says which kind this is"),
+        ("data.datasets={}", "data.datasets: given {}"),
+        ("data.datasets.web.weight=0", "data: every dataset has weight 0"),
+        ("model.num_heads=3", "model: num_heads=3 does not divide embed_dim=32"),
+        ("training.num_microbatches=3", "training.num_microbatches=3 does not divide"),
+        ("optim.schedule.warmup_steps=100", "optim.schedule.warmup_steps is 100, but the run has"),
+        (
+            "model={positions: learned, max_length: 8}",
+            "data.sequence_length is 16, but the model has 8 learned positions",
+        ),
+        ("seed=-1", "seed: given -1; input should be greater than or equal to 0"),
+        (
+            "metrics.loggers=[{type: wandb}]",
+            "metrics.loggers.0.project: missing; The project in Weights & Biases",
+        ),
+    ],
+)
+def test_one_wrong_value_is_one_line_with_its_path(load, override, message):
+    text = refusal(load, override)
+    assert text.splitlines()[0].endswith("run.yaml: 1 problem in the config")
+    (line,) = text.splitlines()[1:]
+    assert line.startswith("  " + message)
+
+
+def test_every_problem_is_listed(load):
+    text = refusal(load, "model.num_layers=0", "optim.beta3=1", "training.steps=x", "fooo=1")
+    assert "4 problems in the config" in text
+    paths = {line.split(":")[0].strip() for line in text.splitlines()[1:]}
+    assert paths == {"model.num_layers", "optim.beta3", "training.steps", "fooo"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\nrun_dir: x\nseed: 2\n", "line 3: the key 'seed' is given twice"),
+        ("model: {dropout: 0.1, dropout: 0.2}\n", "line 1: the key 'dropout' is given twice"),
+        ("- 1\n- 2\n", "a config is a mapping of keys, this is list"),
+        ("", "a config is a mapping of keys, this is NoneType"),
+        ("just words", "a config is a mapping of keys, this is str"),
+        ("a: [1, 2\n", "cannot be read as YAML"),
+        ("a: b: c\n", "cannot be read as YAML"),
+        ("? {a: 1}\n: 2\n", "cannot be read as YAML"),
+    ],
+)
+def test_what_is_no_config_is_told_so(write, content, message):
+    path = write(content)
+    with pytest.raises(ValueError, match="run.yaml: ") as refused:
+        load_config(path)
+    assert message in str(refused.value)
+
+
+def test_bytes_that_are_no_text_are_told_so(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ValueError, match="cannot be read as YAML"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_yaml_tags_create_nothing(write, tmp_path):
+    made = tmp_path / "made"
+    tag = f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{made}']]"
+    with pytest.raises(ValueError, match="could not determine a constructor"):
+        load_config(write(f"run_dir: {tag}\n"))
+    with pytest.raises(ValueError, match="the value is not YAML"):
+        load_config(write(), [f"run_dir={tag}"])
+    assert not made.exists()
+
+
+def test_overrides_are_yaml_and_reach_any_depth(load):
+    config = load(
+        "training.steps=7",
+        "optim.schedule={type: wsd, decay_fraction: 0.5}",
+        "samples.prompts=[a, 'b=c']",
+        "training.ema.decay=0.5",
+        "data.datasets.more={type: synthetic, weight: 2}",
+        "run_dir=runs/a.b",
+        "metrics.tensorboard=false",
+        "compilation_cache=",
+    )
+    assert config.training.steps == 7
+    assert config.optim.schedule.decay_fraction == 0.5
+    assert config.samples.prompts == ("a", "b=c")
+    assert config.training.ema.decay == 0.5
+    assert list(config.data.datasets) == ["web", "more"]
+    assert config.run_dir == "runs/a.b"
+    assert config.metrics.tensorboard is False
+    assert config.compilation_cache is None
+
+
+def test_the_last_override_of_a_key_wins(load):
+    assert load("seed=1", "seed=2").seed == 2
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=3", "training..steps=3", ".seed=1", ""])
+def test_an_override_without_key_and_value_shows_how_it_is_written(load, override):
+    message = refusal(load, override)
+    assert f"override {override!r}: write key.path=value" in message
+
+
+def test_an_override_through_a_value_names_it(load):
+    message = refusal(load, "training.steps.more=3")
+    assert "override 'training.steps.more=3': training.steps is 100, it has no keys" in message
+
+
+def test_an_override_that_is_no_yaml_is_shown(load):
+    assert "override 'seed=[1': the value is not YAML" in refusal(load, "seed=[1")
+
+
+def test_the_resolved_config_loads_as_itself(load, write):
+    config = load("optim.type=muon", "metrics.loggers=[{type: trackio, project: p}]")
+    again = load_config(write(dump_yaml(config)))
+    assert again == config
+    assert hash(again) == hash(config)
+    assert "rope_theta" in dump_yaml(config)
+
+
+def test_only_what_differs_from_the_defaults_is_shown(load):
+    shown = non_defaults(load("seed=3", "model.norm=rms"))
+    assert shown["seed"] == 3
+    assert shown["model.num_layers"] == 2
+    assert "model.norm" not in shown
+    assert "checkpoints.every" not in shown
+
+
+def test_a_config_is_frozen(load):
+    with pytest.raises(ValueError, match="frozen"):
+        load().seed = 2
+
+
+def test_differences_have_both_values(load):
+    found = list(differences(load("training.ema={}"), load("seed=1", "model.norm=layer")))
+    assert ("seed", 0, 1) in found
+    assert ("model.norm", "rms", "layer") in found
+    assert ("training.ema.decay", 0.999, None) in found
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run_dir=elsewhere",
+        "parallel.layout=data",
+        "checkpoints.every=7",
+        "checkpoints.keep_best=3",
+        "evaluation.every=7",
+        "samples.prompts=[hello]",
+        "metrics.log_every=10",
+        "metrics.loggers=[{type: wandb, project: p}]",
+        "profile.start=3",
+        "compilation_cache=null",
+        "training.num_microbatches=2",
+        "model.remat=full",
+        "model.is_scanned=false",
+        "data.root=elsewhere",
+        "data.workers=3",
+        "data.prefetch=9",
+    ],
+)
+def test_where_and_when_may_change_on_resume(load, override):
+    check_resumable(load(), load(override), run_dir=Path("runs/x"))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=1", "seed: 0 in the run folder, 1 given"),
+        ("model.num_layers=3", "model.num_layers: 2 in the run folder, 3 given"),
+        ("model.dropout=0.5", "model.dropout: 0.0 in the run folder, 0.5 given"),
+        ("data.global_batch_size=16", "data.global_batch_size: 8 in the run folder, 16 given"),
+        ("data.shuffle=false", "data.shuffle: True in the run folder, False given"),
+        ("data.datasets.web.weight=2", "data.datasets.web.weight: 1.0 in the run folder, 2.0"),
+        ("objective.z_loss=1.0e-4", "objective.z_loss: 0.0 in the run folder, 0.0001 given"),
+        ("optim.clip_norm=null", "optim.clip_norm: 1.0 in the run folder, None given"),
+        ("optim.type=lion", "optim.type: 'adamw' in the run folder, 'lion' given"),
+        ("training.ema={}", "training.ema.decay: None in the run folder, 0.999 given"),
+    ],
+)
+def test_what_is_computed_may_not_change_on_resume(load, override, line):
+    given = load(override) if "lion" not in override else load("optim={type: lion}")
+    with pytest.raises(ValueError, match="another run_dir to start anew") as refused:
+        check_resumable(load(), given, run_dir=Path("runs/x"))
+    assert f"  {line}" in str(refused.value)
+
+
+def test_the_number_of_steps_may_change_only_where_no_schedule_hangs_on_it(load):
+    constant = "optim.schedule={type: constant}"
+    for steps in (50, 200):
+        check_resumable(
+            load(constant), load(constant, f"training.steps={steps}"), run_dir=Path("runs/x")
+        )
+        for schedule in ("linear", "cosine", "wsd"):
+            kind = f"optim.schedule={{type: {schedule}}}"
+            given = load(kind, f"training.steps={steps}")
+            with pytest.raises(ValueError, match="only under a schedule that does not depend"):
+                check_resumable(load(kind), given, run_dir=Path("runs/x"))
+
+
+def test_a_config_is_found_by_path_or_shipped_name(write, tmp_path, monkeypatch):
+    path = write()
+    assert find_config(str(path)) == path
+    assert find_config("demo") == shipped_configs()["demo"]
+    assert find_config("configs/demo.yaml").samefile(shipped_configs()["demo"])
+    monkeypatch.chdir(tmp_path)
+    assert find_config("configs/demo.yaml") == shipped_configs()["demo"]
+    with pytest.raises(ValueError, match=r"no config file 'demmo'; give a path, or .*demo.*tiny"):
+        find_config("demmo")
+
+
+@pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
+def test_a_shipped_config_is_short_and_begins_with_its_command(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 50
+    assert lines[0] == f"# jaxllm train configs/{path.name}"
+
+
+@pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
+def test_a_shipped_config_stands_for_a_state(path):
+    """As far as shapes and shardings on one device: nothing is allocated, no data is read."""
+    import jax
+
+    from jaxllm.commands.assembly import assemble
+    from jaxllm.parallel.mesh import ParallelConfig
+
+    config = load_config(path)
+    layout = ParallelConfig(layout=config.parallel.layout).build(jax.devices()[:1])
+    parts = assemble(config, layout=layout, vocab_size=config.model.vocab_size or 2048)
+    assert parts.num_params > 0
+    # The moments of the optimizer are there, and everything has a place.
+    assert len(jax.tree.leaves(parts.state)) > len(jax.tree.leaves(parts.state.params)) + 1
+    assert all(leaf.sharding is not None for leaf in jax.tree.leaves(parts.state))
