@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from bench_train_jax import OPTIMIZER, SIZES, JaxHalf, Size, make_batch
 
-from jaxllm.hardware import find_chip
+from jaxllm.hardware import find_chip, keep_freed_memory
 
 TORCH_HALF = Path(__file__).with_name("bench_train_torch.py")
 CHECKED_STEPS = 3
@@ -191,6 +191,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     given = parse()
+    keep_freed_memory()
     if given.gpu:
         # Both halves hold their weights on the one GPU.
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.45"

@@ -13,6 +13,7 @@ from jaxllm.commands.prepare import open_data
 from jaxllm.commands.saved_state import SavedState
 from jaxllm.commands.validation import Validation, check_samples
 from jaxllm.config import RunConfig
+from jaxllm.hardware import keep_freed_memory
 from jaxllm.parallel import distributed
 from jaxllm.parallel.shard import global_batch, host_rows
 from jaxllm.training.guards import StopRequest
@@ -25,6 +26,7 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
 
     ValueError for anything in the config that cannot work, before JAX compiles anything.
     """
+    keep_freed_memory()
     distributed.initialize()
     run_folder.enable_compilation_cache(config.compilation_cache)
     run_dir, steps = Path(config.run_dir), config.training.steps

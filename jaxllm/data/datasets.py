@@ -194,7 +194,7 @@ class Data:
 
     @property
     def training_streams(self) -> dict[str, tuple[TokenStream, float]]:
-        """Stream and weight of each dataset trained on; ValueError for one without training text."""
+        """Stream and weight of each dataset trained on; ValueError if one has no train split."""
         weights = {name: dataset.weight for name, dataset in self.config.datasets.items()}
         for name, weight in weights.items():
             if weight and "train" not in self.streams[name]:

@@ -83,13 +83,21 @@ def masked_attention(
 ) -> jax.Array:
     """The plain reference, and what CPUs run: scores and softmax in float32."""
     B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H)
+    S, K = k_BSKH.shape[1:3]
+    # Heads first, and the queries that share a key head as one matrix: products that a CPU's
+    # matmul library takes as they are, forward and backward.
+    q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     # float32 because bf16 scores lose the small differences between large logits.
-    scores_BKGTS = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+    scores_BKMS = jnp.einsum(
+        "BKMH,BKSH->BKMS",
+        q_BKGTH.reshape(B, K, -1, H),
+        k_BKSH,
+        preferred_element_type=jnp.float32,
     )
+    scores_BKGTS = scores_BKMS.reshape(B, K, N // K, T, S)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -jnp.inf)
     weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
-    return out_BTKGH.reshape(B, T, N, H)
+    out_BKMH = jnp.einsum("BKMS,BKSH->BKMH", weights_BKGTS.reshape(B, K, -1, S), v_BKSH)
+    out_BKGTH = out_BKMH.reshape(B, K, N // K, T, H)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)

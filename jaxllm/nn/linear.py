@@ -3,10 +3,12 @@
 Adapters and quantisation replace this object; nothing else multiplies by a weight.
 """
 
+import math
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from jaxllm.kernels.matmul import matmul
 from jaxllm.nn.param import Initializer, declare, zeros
 from jaxllm.parallel.axes import Axis, Role, WeightSpec
 
@@ -45,7 +47,10 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., *inputs) -> (..., *outputs), computed in the dtype of x."""
         kernel = self.kernel[...].astype(x.dtype)
-        y = jnp.tensordot(x, kernel, axes=self.num_inputs)
+        rows, outputs = x.shape[: x.ndim - self.num_inputs], kernel.shape[self.num_inputs :]
+        num_inputs = math.prod(kernel.shape[: self.num_inputs])
+        y = matmul(x.reshape(*rows, num_inputs), kernel.reshape(num_inputs, -1))
+        y = y.reshape(*rows, *outputs)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

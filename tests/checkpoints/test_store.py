@@ -157,7 +157,7 @@ def test_other_shapes_are_listed_before_anything_is_read(tmp_path):
 def test_what_a_killed_save_left_behind_is_no_checkpoint_and_is_removed(tmp_path):
     with CheckpointConfig().build(tmp_path) as store:
         save(store, 1)
-    leftover = tmp_path / "2.orbax-checkpoint-tmp"
+    leftover = tmp_path / "7.orbax-checkpoint-tmp"
     (leftover / "params.orbax-checkpoint-tmp").mkdir(parents=True)
     with CheckpointConfig().build(tmp_path) as store:
         assert store.steps() == [1]

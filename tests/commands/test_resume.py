@@ -44,9 +44,10 @@ def test_stopped_in_every_way_is_the_uninterrupted_run(ids, uninterrupted, tmp_p
         assert runs.checkpoints(run_dir)[-1] == step
         assert [at for at, _ in runs.losses(run_dir)] == list(range(1, step + 1))
         assert not (run_dir / "summary.json").exists()
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the power is gone"):
+    with monkeypatch.context() as patch:
         at_step(patch, 7, crash)
-        runs.start(ids, run_dir)
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            runs.start(ids, run_dir)
     assert runs.checkpoints(run_dir)[-1] == 6
     assert runs.start(ids, run_dir) == 0
     runs.assert_same_run(run_dir, uninterrupted, step=8)
@@ -240,9 +241,12 @@ class FullDisk:
 def test_metrics_that_do_not_fit_the_disk_end_the_run_and_lose_nothing(
     ids, uninterrupted, tmp_path, monkeypatch
 ):
+    def open_on_full_disk(*args, **kwargs):
+        return FullDisk(open(*args, **kwargs), 1500)  # noqa: SIM115 (the writer closes it)
+
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(logfile, "open", lambda *a, **k: FullDisk(open(*a, **k), 1500), raising=False)
+        patch.setattr(logfile, "open", open_on_full_disk, raising=False)
         with pytest.raises(OSError, match=r"The disk is full.*metrics\.jsonl"):
             runs.start(ids, run_dir)
     assert runs.start(ids, run_dir) == 0

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -43,7 +44,9 @@ def problems(value, schema, path=""):
                 found += problems(inner, known.get(key, rest), where)
             elif rest is False:
                 found.append(f"{where}: unknown")
-        found += [f"{path}.{key}: missing" for key in schema.get("required", []) if key not in value]
+        found += [
+            f"{path}.{key}: missing" for key in schema.get("required", []) if key not in value
+        ]
     if isinstance(value, list):
         for index, inner in enumerate(value):
             found += problems(inner, schema.get("items", {}), f"{path}.{index}")
@@ -83,7 +86,7 @@ def test_every_key_has_a_default_and_a_meaning():
     keys = [line for line in lines if line.startswith("  ") and not line.startswith("      ")]
     assert len(keys) > 80
     assert all(" = " in line or line.endswith(" (required)") for line in keys)
-    for line, after in zip(lines, lines[1:], strict=False):
+    for line, after in itertools.pairwise(lines):
         if line in keys:
             assert after.startswith("      "), line
 

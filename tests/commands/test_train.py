@@ -9,7 +9,7 @@ import yaml
 
 from jaxllm.commands import run_folder
 from jaxllm.commands.train import train
-from jaxllm.config import load_config
+from jaxllm.config import find_config, load_config
 
 from . import runs
 
@@ -203,7 +203,7 @@ def test_a_dataset_that_is_all_held_out_is_not_trained_on(text, tmp_path):
 
 
 def test_a_dataset_made_with_another_tokenizer_is_refused(finished, text, tmp_path):
-    folder, overrides = prepared(text, tmp_path)
+    _, overrides = prepared(text, tmp_path)
     other = "data.tokenizer={type: sentencepiece, vocab_size: 300}"
     own = "data.datasets.own={type: corpus, corpus: {type: text, paths: ['%s/a/*']}}"
     with pytest.raises(ValueError, match="made with another tokenizer"):
@@ -251,3 +251,13 @@ def test_losses_fall(uninterrupted):
     # A uniform guess among 64 rows of the embedding costs log 64; the start is near it.
     assert first == pytest.approx(math.log(64), rel=0.2)
     assert last < first
+
+
+@pytest.mark.slow
+def test_the_shipped_tiny_config_trains_60_steps_on_the_demos_data(tmp_path):
+    run_dir = tmp_path / "run"
+    assert runs.start(find_config("test_tiny"), run_dir, f"data.root={tmp_path}/data") == 0
+    assert [step for step, _ in runs.losses(run_dir)] == list(range(1, 61))
+    assert runs.checkpoints(run_dir) == [50, 60]
+    # 512 pieces guessed evenly cost log 512 = 6.2 nats.
+    assert json.loads((run_dir / "summary.json").read_text())["validation_loss"] < 5.5
