@@ -63,6 +63,14 @@ class RunConfig(Config):
             )
         self.model.check_length(self.data.sequence_length, key="data.sequence_length")
         self.optim.schedule.check(self.training.steps)
+        if self.checkpoints.keep_best:
+            scored, saved = self.evaluation.every, self.checkpoints.every
+            if scored is None or saved is None or saved % scored:
+                raise ValueError(
+                    f"checkpoints.keep_best={self.checkpoints.keep_best} needs the validation loss "
+                    f"of every checkpoint, but checkpoints.every={saved} is no multiple of "
+                    f"evaluation.every={scored}"
+                )
         return self
 
 

@@ -111,7 +111,7 @@ class CheckpointStore:
         )
         with _writing(self.folder):
             is_saved = self._manager.save(step, args=items, metrics=metrics, force=True)
-        # Orbax refuses a step that is not above the latest without saying so.
+        # Orbax says no by returning False alone.
         assert is_saved, f"checkpoint {step} was not saved; the latest is {self.latest_step()}"
 
     def wait(self) -> None:

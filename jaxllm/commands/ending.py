@@ -1,5 +1,7 @@
 """The end of a run: summary.json, and what a person is shown."""
 
+import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from jaxllm.data.corpus import SplitName
 from jaxllm.evaluation import Score
 from jaxllm.evaluation.compression import xz_bits_per_byte
 from jaxllm.parallel import distributed
+from jaxllm.training.metrics import METRICS_FILE
 
 
 def is_complete(run_dir: Path, start: int, steps: int) -> bool:
@@ -24,10 +27,12 @@ def write_ending(
     *,
     score: Score | None,
     sample: str,
-    tokens_per_second: float,
     wall_seconds: float,
 ) -> None:
     """Write summary.json, on the first process."""
+    if not distributed.is_first():
+        return
+    run_dir = Path(config.run_dir)
     tokens_per_step = config.data.global_batch_size * config.data.sequence_length
     summary: dict[str, Any] = {
         "steps": config.training.steps,
@@ -35,14 +40,13 @@ def write_ending(
         "validation_loss": None if score is None else score.loss,
         "validation_perplexity": None if score is None else score.perplexity,
         "validation_bits_per_byte": None if score is None else score.bits_per_byte,
-        "tokens_per_second": tokens_per_second,
+        "tokens_per_second": _tokens_per_second(run_dir),
         "wall_seconds": wall_seconds,
         "sample": sample,
     }
-    if config.evaluation.compare_xz and distributed.is_first():
+    if config.evaluation.compare_xz:
         summary["xz_bits_per_byte"] = xz_bits_per_byte(*_raw_texts(config.data))
-    if distributed.is_first():
-        run_folder.write_summary(Path(config.run_dir), summary)
+    run_folder.write_summary(run_dir, summary)
 
 
 def show_ending(run_dir: Path, console: Console) -> None:
@@ -66,6 +70,16 @@ def show_ending(run_dir: Path, console: Console) -> None:
         console.say(line)
     console.say(f"run folder  {run_dir}")
     console.say(f"next        jaxllm report {run_dir}")
+
+
+def _tokens_per_second(run_dir: Path) -> float:
+    """Mean speed of all steps, those of earlier starts included."""
+    with (run_dir / METRICS_FILE).open(encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    # Records stand for about equal numbers of tokens, so times add up, not speeds.
+    return statistics.harmonic_mean(
+        record["tokens_per_second"] for record in records if "tokens_per_second" in record
+    )
 
 
 def _raw_texts(data: DataConfig) -> tuple[bytes, bytes]:

@@ -38,9 +38,12 @@ class SavedState:
         self.start = self._store.latest_step() or 0
         self._newest = self.start
         self._seconds_before = 0.0
+        self.is_validated = True
         if self.start:
             loader.check_state(self._store.restore_json("data", self.start))
-            self._seconds_before = self._store.restore_json("meta", self.start)["wall_seconds"]
+            meta = self._store.restore_json("meta", self.start)
+            self._seconds_before = meta["wall_seconds"]
+            self.is_validated = meta["is_validated"]
 
     def __enter__(self) -> "SavedState":
         return self
@@ -57,8 +60,14 @@ class SavedState:
         """Whether the config wants a checkpoint after step `step`."""
         return self._config.every is not None and step % self._config.every == 0
 
-    def save(self, step: int, state: TrainState, *, validation_loss: float | None) -> None:
-        """Begin to save; nothing if this step is saved already."""
+    def save(
+        self, step: int, state: TrainState, *, validation_loss: float | None, is_validated: bool
+    ) -> None:
+        """Begin to save; nothing if this step is saved already.
+
+        validation_loss: of this very step, for keep_best. is_validated: False if scores or samples
+        of this step are due and must be made by the next start.
+        """
         if step == self._newest:
             return
         self._newest = step
@@ -70,6 +79,7 @@ class SavedState:
             meta={
                 "step": step,
                 "vocab_size": self._vocab_size,
+                "is_validated": is_validated,
                 "wall_seconds": self.wall_seconds,
                 "jax": jax.__version__,
             },

@@ -80,6 +80,9 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             every=config.metrics.log_every,
             on_record=step_shower(console, start, steps),
         )
+        if not saved.is_validated:
+            validation.run(start, state, is_last=False)
+        log.restart(start)
         profile = stack.enter_context(config.profile.build(run_dir / "profile"))
         batches = stack.enter_context(closing(loader.iterate(start)))
         stop = stack.enter_context(StopRequest())
@@ -91,27 +94,29 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             state, metrics = compiled(state, host_batch)
             log.push(step, metrics)
             is_last = step == steps
-            is_stopped = stop.is_set(step)
+            is_stopped = stop.is_set(step) and not is_last
             if validation.is_due(step) or saved.is_due(step) or is_last or is_stopped:
                 log.flush()
-                if not is_stopped:
+                # Who asks to stop gives little time: the next start validates instead.
+                is_validated = not (is_stopped and validation.is_due(step))
+                if is_validated:
                     validation.run(step, state, is_last=is_last)
                 if saved.is_due(step) or is_last or is_stopped:
-                    saved.save(step, state, validation_loss=validation.latest_loss)
-                clock.restart()
-            if is_stopped and not is_last:
+                    loss = validation.loss_at(step)
+                    saved.save(step, state, validation_loss=loss, is_validated=is_validated)
+                log.restart(step)
+            if is_stopped:
                 saved.wait()
                 console.interrupted(step)
                 return stop.exit_code
 
         saved.wait()
-        if validation.latest is None:  # a run that had everything but its summary
+        if start == steps:  # everything was there but the summary
             validation.run(steps, state, is_last=True, is_recorded=False)
         write_ending(
             config,
             score=validation.latest,
             sample=validation.latest_sample,
-            tokens_per_second=clock.mean_tokens_per_second,
             wall_seconds=saved.wall_seconds,
         )
         show_ending(run_dir, console)

@@ -43,7 +43,7 @@ class Validation:
             layout=parts.layout,
         )
         self.latest: Score | None = None
-        self.latest_loss: float | None = None
+        self._latest_step = -1
         self.latest_sample = ""
 
     def is_due(self, step: int) -> bool:
@@ -58,7 +58,7 @@ class Validation:
         if self._sets and (is_last or _divides(self._config.evaluation.every, step)):
             scores = self.score(params)
             self.latest = total(scores.values())
-            self.latest_loss = self.latest.loss
+            self._latest_step = step
             if is_recorded:
                 self._writer.write(evaluation_record(step, self.latest, scores))
                 self._console.say(f"step {step}: validation {describe(self.latest)}")
@@ -70,6 +70,10 @@ class Validation:
             if is_recorded:
                 for prompt, text in zip(self._config.samples.prompts, texts, strict=True):
                     self._writer.text(step, prompt=prompt, sample=text)
+
+    def loss_at(self, step: int) -> float | None:
+        """The validation loss of this step, or None if it was not scored."""
+        return self.latest.loss if self.latest and self._latest_step == step else None
 
     def score(self, params: Nested) -> dict[str, Score]:
         """The score of each validation set by its name."""

@@ -16,11 +16,11 @@ class Sampling(Config):
     temperature: NonNegativeFloat = 0.8
     """Logits are divided by it; 0 takes the likeliest token."""
     top_k: PositiveInt | None = None
-    """Only this many of the likeliest tokens may be drawn; null is all."""
+    """Only this many of the likeliest tokens, and ties with the last, may be drawn; null is all."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Only the likeliest tokens that hold this much probability together may be drawn."""
     seed: NonNegativeInt = 0
-    """Seed of the draws; the same seed and prompt give the same text."""
+    """Seed of the draws; the same seed and prompts give the same texts."""
     max_tokens: PositiveInt = 128
     """Longest continuation, in tokens."""
 

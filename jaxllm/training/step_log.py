@@ -46,6 +46,12 @@ class StepLog:
         self.flush()
         self._pending = step, metrics
 
+    def restart(self, step: int) -> None:
+        """Begin a new window after `step`: evaluating and saving is not training."""
+        self.flush()
+        self._written = step
+        self._clock.restart()
+
     def flush(self) -> None:
         """Write what is held, waiting for its step to finish."""
         if self._pending is None:

@@ -20,8 +20,6 @@ class Throughput:
         self._chip = find_chip(jax.devices()[0].device_kind)
         self._data_wait = 0.0
         self._since = time.perf_counter()
-        self.training_seconds = 0.0
-        self.num_steps = 0
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The same batches; the time spent waiting for each is counted."""
@@ -52,8 +50,6 @@ class Throughput:
         mfu = self.mfu(per_device)
         if mfu is not None:
             figures["mfu"] = mfu
-        self.training_seconds += seconds
-        self.num_steps += num_steps
         self._data_wait, self._since = 0.0, now
         return figures
 
@@ -66,11 +62,6 @@ class Throughput:
         if self._chip is None:
             return None
         return tokens_per_second_per_device * self._flops_per_token / self._chip.peak_flops
-
-    @property
-    def mean_tokens_per_second(self) -> float:
-        """Over all windows read."""
-        return self.num_steps * self._tokens_per_step / max(self.training_seconds, 1e-9)
 
 
 def memory_bytes() -> int:

@@ -242,7 +242,7 @@ def test_metrics_that_do_not_fit_the_disk_end_the_run_and_lose_nothing(
     ids, uninterrupted, tmp_path, monkeypatch
 ):
     def open_on_full_disk(*args, **kwargs):
-        return FullDisk(open(*args, **kwargs), 1500)  # noqa: SIM115 (the writer closes it)
+        return FullDisk(open(*args, **kwargs), 1500)
 
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -256,7 +256,8 @@ def test_losses_fall(uninterrupted):
 @pytest.mark.slow
 def test_the_shipped_tiny_config_trains_60_steps_on_the_demos_data(tmp_path):
     run_dir = tmp_path / "run"
-    assert runs.start(find_config("test_tiny"), run_dir, f"data.root={tmp_path}/data") == 0
+    folders = (f"data.root={tmp_path}/data", f"compilation_cache={tmp_path}/compiled")
+    assert runs.start(find_config("test_tiny"), run_dir, *folders) == 0
     assert [step for step, _ in runs.losses(run_dir)] == list(range(1, 61))
     assert runs.checkpoints(run_dir) == [50, 60]
     # 512 pieces guessed evenly cost log 512 = 6.2 nats.
