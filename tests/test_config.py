@@ -165,13 +165,20 @@ def test_differences_have_both_values(load):
     assert ("training.ema.decay", 0.999, None) in found
 
 
+@pytest.mark.parametrize("scored", ["evaluation.every=null", "evaluation.every=3"])
+def test_the_best_checkpoints_need_a_score_each(load, scored):
+    load("checkpoints.keep_best=1", "checkpoints.every=4", "evaluation.every=2")
+    with pytest.raises(ValueError, match=r"checkpoints.every=4 is no multiple of evaluation"):
+        load("checkpoints.keep_best=1", "checkpoints.every=4", scored)
+
+
 @pytest.mark.parametrize(
     "override",
     [
         "run_dir=elsewhere",
         "parallel.layout=data",
         "checkpoints.every=7",
-        "checkpoints.keep_best=3",
+        "checkpoints.keep_latest=5",
         "evaluation.every=7",
         "samples.prompts=[hello]",
         "metrics.log_every=10",
