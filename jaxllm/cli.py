@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 wrong usage or config, 75 interrupted (run the same comman
 """
 
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-EXIT_USAGE, EXIT_CTRL_C = 2, 130
+EXIT_USAGE, EXIT_INTERRUPTED, EXIT_CTRL_C = 2, 75, 130
 
 app = typer.Typer(
     name="jaxllm",
@@ -49,7 +50,10 @@ def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything short of computing, then stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Prepare the data, check everything short of computing, then stop."
+        ),
     ] = False,
 ) -> None:
     """Train, or go on if the run folder has a checkpoint. Prepares missing datasets first."""
@@ -169,18 +173,25 @@ def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
     # Orbax and TFDS log what they do at warning level; what matters they raise.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    sys.excepthook = _leave_after_traceback
     try:
         app()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
     except KeyboardInterrupt:
-        _fail("interrupted", EXIT_CTRL_C)
-    except ValueError as error:
+        print("interrupted", file=sys.stderr)
+        _leave(EXIT_CTRL_C)
+    except (ValueError, OSError) as error:
         if not _is_ours(error):
             raise
-        _fail(f"error: {error}", EXIT_USAGE)
-    except OSError as error:
-        if not _is_ours(error):
-            raise
-        _fail(f"error: {error}", 1)
+        print(f"error: {error}", file=sys.stderr)
+        _leave(1 if isinstance(error, OSError) else EXIT_USAGE)
+
+
+def _leave_after_traceback(kind: type, error: BaseException, trace: Any) -> None:
+    """What Python does with an error that nobody expected, and then `_leave`."""
+    sys.__excepthook__(kind, error, trace)
+    _leave(1)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -189,8 +200,18 @@ def _is_ours(error: BaseException) -> bool:
     return frames[-1][0].f_globals.get("__name__", "").startswith("jaxllm.")
 
 
-def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def _leave(code: int) -> None:
+    """End the process; one of several that failed goes at once.
+
+    A normal exit waits for the other processes, and they for this one, until JAX gives up.
+    """
+    if code not in (0, EXIT_INTERRUPTED) and "jax" in sys.modules:
+        import jax
+
+        if jax.distributed.is_initialized():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code)
 
 

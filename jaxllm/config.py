@@ -56,22 +56,46 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
-        rows, parts = self.data.global_batch_size, self.training.num_microbatches
-        if rows % parts:
-            raise ValueError(
-                f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
-            )
-        self.model.check_length(self.data.sequence_length, key="data.sequence_length")
-        self.optim.schedule.check(self.training.steps)
-        if self.checkpoints.keep_best:
-            scored, saved = self.evaluation.every, self.checkpoints.every
-            if scored is None or saved is None or saved % scored:
-                raise ValueError(
-                    f"checkpoints.keep_best={self.checkpoints.keep_best} needs the validation loss "
-                    f"of every checkpoint, but checkpoints.every={saved} is no multiple of "
-                    f"evaluation.every={scored}"
-                )
+        problems = list(_misfits(self))
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+
+def _misfits(config: RunConfig) -> Iterator[str]:
+    """What no section can see by itself."""
+    rows, parts = config.data.global_batch_size, config.training.num_microbatches
+    steps = config.training.steps
+    if rows % parts:
+        yield f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
+    for check in (
+        lambda: config.model.check_length(config.data.sequence_length, key="data.sequence_length"),
+        lambda: config.optim.schedule.check(steps),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            yield str(error)
+    scored, saved = config.evaluation.every, config.checkpoints.every
+    if config.checkpoints.keep_best and (scored is None or saved is None or saved % scored):
+        yield (
+            f"checkpoints.keep_best={config.checkpoints.keep_best} needs the validation loss of "
+            f"every checkpoint, but checkpoints.every={saved} is no multiple of "
+            f"evaluation.every={scored}"
+        )
+    first = config.profile.start
+    if first is not None and first + config.profile.steps > steps:
+        yield (
+            f"profile.start={first} and profile.steps={config.profile.steps} reach beyond "
+            f"training.steps={steps}"
+        )
+    if config.evaluation.compare_xz:
+        for name, dataset in config.data.datasets.items():
+            if dataset.type != "corpus" or not dataset.validation_every:
+                yield (
+                    f"evaluation.compare_xz needs the raw validation text, but "
+                    f"data.datasets.{name} is not of type corpus with validation_every above 0"
+                )
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -105,8 +129,10 @@ def find_config(name: str) -> Path:
     if path.is_file():
         return path
     shipped = shipped_configs()
-    if path.stem in shipped and path.suffix in ("", ".yaml"):
-        return shipped[path.stem]
+    if str(path) in (path.stem, f"{path.stem}.yaml", f"configs/{path.stem}.yaml"):
+        found = shipped.get(path.stem)
+        if found is not None:
+            return found
     raise ValueError(
         f"no config file {name!r}; give a path, or one of the shipped configs: {', '.join(shipped)}"
     )
@@ -169,9 +195,29 @@ def dump_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def non_defaults(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value, where it differs from the default."""
-    return dict(_leaves(config.model_dump(mode="json", exclude_defaults=True)))
+def non_defaults(config: Config, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, where it differs from the default; kinds chosen by `type` among them."""
+    shown: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value == field.get_default(call_default_factory=True):
+            continue
+        children = value if isinstance(value, dict) else {}
+        for key, child in {f"{name}.{k}": v for k, v in children.items()}.items():
+            shown.update(_kind(child, f"{prefix}{key}."), **non_defaults(child, f"{prefix}{key}."))
+        if isinstance(value, Config):
+            if field.annotation is not type(value):
+                shown.update(_kind(value, f"{prefix}{name}."))
+            shown.update(non_defaults(value, f"{prefix}{name}."))
+        elif not children and name != "type":
+            plain = config.model_dump(mode="json", include={name})
+            shown[f"{prefix}{name}"] = plain[name]
+    return shown
+
+
+def _kind(config: Config, prefix: str) -> dict[str, Any]:
+    kind = getattr(config, "type", None)
+    return {} if kind is None else {f"{prefix}type": kind}
 
 
 # What may differ when a run goes on: where and when, never what is computed.

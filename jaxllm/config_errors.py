@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """One line a problem, with the dotted path of the key as it stands in the file."""
-    return [_line(problem, root) for problem in error.errors()]
+    return [line for problem in error.errors() for line in _line(problem, root).splitlines()]
 
 
 def _line(problem: Any, root: type[BaseModel]) -> str:
@@ -33,8 +33,10 @@ def _line(problem: Any, root: type[BaseModel]) -> str:
         case "union_tag_not_found":
             return f"{path}.type: missing; it says which kind this is"
         case "value_error":
-            text = str(problem["ctx"]["error"])
-            return f"{path}: {text}" if path else text
+            return "\n".join(
+                f"{path}: {text}" if path else text
+                for text in str(problem["ctx"]["error"]).splitlines()
+            )
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{path}: given {given!r}; {message}"
 

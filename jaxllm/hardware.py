@@ -1,8 +1,13 @@
 """Chips: peak arithmetic and memory, for MFU and expected time."""
 
 import ctypes
+import math
 import platform
+import time
 from dataclasses import dataclass
+
+import jax
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,30 @@ CHIPS: dict[str, Chip] = {
     "NVIDIA H100": Chip("H100", 989e12, 80),
     "NVIDIA H200": Chip("H200", 989e12, 141),
 }
+
+
+# Share of its peak, or of the speed of one large matmul, that a training step usually reaches.
+USUAL_EFFICIENCY = 0.4
+
+
+def usual_flops(devices: list[jax.Device]) -> float | None:
+    """FLOP/s that a training step may be expected to reach on these devices together.
+
+    From the chip's peak; on CPU from a float32 matmul on all cores (which its devices share),
+    timed with NumPy, so that nothing is compiled; None for other chips.
+    """
+    chip = find_chip(devices[0].device_kind)
+    if chip is not None:
+        return USUAL_EFFICIENCY * chip.peak_flops * len(devices)
+    if devices[0].platform != "cpu":
+        return None
+    size, fastest = 1024, math.inf
+    matrix = np.ones((size, size), np.float32)
+    for _ in range(4):
+        begin = time.perf_counter()
+        matrix @ matrix
+        fastest = min(fastest, time.perf_counter() - begin)
+    return USUAL_EFFICIENCY * 2 * size**3 / fastest
 
 
 def find_chip(device_kind: str) -> Chip | None:

@@ -165,6 +165,30 @@ def test_differences_have_both_values(load):
     assert ("training.ema.decay", 0.999, None) in found
 
 
+def test_everything_that_does_not_fit_together_is_listed_at_once(load):
+    wrong = (
+        "training.num_microbatches=3",
+        "optim.schedule.warmup_steps=200",
+        "model.positions=learned",
+        "model.max_length=8",
+        "profile.start=99",
+        "evaluation.compare_xz=true",
+        "data.datasets.web.validation_every=0",
+    )
+    with pytest.raises(ValueError, match="5 problems in the config") as refused:
+        load(*wrong)
+    for key in ("num_microbatches", "warmup_steps", "max_length", "profile.start", "compare_xz"):
+        assert key in str(refused.value)
+
+
+def test_the_kinds_that_were_chosen_are_shown(load):
+    shown = non_defaults(load())
+    assert shown["optim.type"] == "adamw"
+    assert shown["data.tokenizer.type"] == "byte"
+    assert shown["data.datasets.web.corpus.type"] == "text"
+    assert "model.type" not in shown, "there is one kind of model"
+
+
 @pytest.mark.parametrize("scored", ["evaluation.every=null", "evaluation.every=3"])
 def test_the_best_checkpoints_need_a_score_each(load, scored):
     load("checkpoints.keep_best=1", "checkpoints.every=4", "evaluation.every=2")
@@ -239,6 +263,9 @@ def test_a_config_is_found_by_path_or_shipped_name(write, tmp_path, monkeypatch)
     assert find_config("configs/demo.yaml").samefile(shipped_configs()["demo"])
     monkeypatch.chdir(tmp_path)
     assert find_config("configs/demo.yaml") == shipped_configs()["demo"]
+    for wrong in ("my/demo.yaml", "demo.json", "runs/demo"):
+        with pytest.raises(ValueError, match="no config file"):
+            find_config(wrong)
     with pytest.raises(ValueError, match=r"no config file 'demmo'; give a path, or .*demo.*tiny"):
         find_config("demmo")
 

@@ -12,10 +12,11 @@ from rich.text import Text
 from jaxllm.commands.assembly import Assembly
 from jaxllm.config import RunConfig, non_defaults
 from jaxllm.data import Data
+from jaxllm.hardware import usual_flops
 
 _LOG_SECONDS = 10.0  # without a terminal, a line at most this often
 _FILE_WIDTH = 120  # of tables that go to a file or a pipe
-_CALIBRATION_RECORDS = 6  # after so many, the expected time is told
+_CALIBRATION_STEPS = 6  # after so many, the expected time is told again, as measured
 
 
 class Console:
@@ -104,7 +105,9 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
         f"data        {dataset_tokens:,} training tokens; {tokens_per_step:,} tokens a step x "
         f"{config.training.steps:,} steps = {total_tokens:,} tokens "
         f"({total_tokens / max(dataset_tokens, 1):.2f} epochs)",
-        f"layout      {config.parallel.layout} on {mesh} ({device.device_kind})",
+        f"expected    {_expected_time(config, parts, total_tokens)} of training on "
+        f"{len(parts.layout.mesh.devices.flat)} x {device.device_kind}",
+        f"layout      {config.parallel.layout} on {mesh}",
         f"run folder  {config.run_dir}",
         "settings    " + _settings(config),
     ]
@@ -122,25 +125,33 @@ def _settings(config: RunConfig) -> str:
     return "\n            ".join([*rows, row])
 
 
-def step_shower(console: Console, start: int, steps: int) -> Callable[[Mapping[str, Any]], None]:
+def _expected_time(config: RunConfig, parts: Assembly, tokens: int) -> str:
+    """The model's FLOPs over what its devices usually reach; measured steps refine it later."""
+    per_token = config.model.flops_per_token(parts.num_matmul_params, config.data.sequence_length)
+    speed = usual_flops(list(parts.layout.mesh.devices.flat))
+    return "an unknown time" if speed is None else f"about {duration(tokens * per_token / speed)}"
+
+
+def step_shower(
+    console: Console, start: int, steps: int, *, tokens_per_step: int
+) -> Callable[[Mapping[str, Any]], None]:
     """Shows each record on the bar, and after a few steps tells how long the rest will take."""
-    seen: list[float] = []
+    is_told = False
 
     def show(record: Mapping[str, Any]) -> None:
+        nonlocal is_told
         console.step(record["step"], steps, record)
-        seen.append(time.monotonic())
-        if len(seen) == _CALIBRATION_RECORDS and record["step"] < steps:
-            steps_between = (record["step"] - start) / len(seen)
-            per_step = (seen[-1] - seen[0]) / (len(seen) - 1) / steps_between
-            left = expected_time(per_step, steps - record["step"])
-            console.say(f"expected time for the remaining {steps - record['step']:,} steps: {left}")
+        remaining = steps - record["step"]
+        if not is_told and record["step"] >= start + _CALIBRATION_STEPS and remaining:
+            is_told = True
+            left = duration(remaining * tokens_per_step / record["tokens_per_second"])
+            console.say(f"at this speed the remaining {remaining:,} steps take {left}")
 
     return show
 
 
-def expected_time(seconds_per_step: float, steps: int) -> str:
+def duration(seconds: float) -> str:
     """A span of time as a person says it."""
-    seconds = seconds_per_step * steps
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

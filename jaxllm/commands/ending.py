@@ -1,7 +1,5 @@
 """The end of a run: summary.json, and what a person is shown."""
 
-import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from jaxllm.data.corpus import SplitName
 from jaxllm.evaluation import Score
 from jaxllm.evaluation.compression import xz_bits_per_byte
 from jaxllm.parallel import distributed
-from jaxllm.training.metrics import METRICS_FILE
 
 
 def is_complete(run_dir: Path, start: int, steps: int) -> bool:
@@ -27,9 +24,13 @@ def write_ending(
     *,
     score: Score | None,
     sample: str,
+    training_seconds: float,
     wall_seconds: float,
 ) -> None:
-    """Write summary.json, on the first process."""
+    """Write summary.json, on the first process.
+
+    training_seconds: in steps alone; wall_seconds: in all; both over all starts of the run.
+    """
     if not distributed.is_first():
         return
     run_dir = Path(config.run_dir)
@@ -40,7 +41,7 @@ def write_ending(
         "validation_loss": None if score is None else score.loss,
         "validation_perplexity": None if score is None else score.perplexity,
         "validation_bits_per_byte": None if score is None else score.bits_per_byte,
-        "tokens_per_second": _tokens_per_second(run_dir),
+        "tokens_per_second": config.training.steps * tokens_per_step / training_seconds,
         "wall_seconds": wall_seconds,
         "sample": sample,
     }
@@ -62,24 +63,14 @@ def show_ending(run_dir: Path, console: Console) -> None:
         f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['wall_seconds']:.0f} s in all"
     )
     if summary["validation_loss"] is not None:
-        console.say(f"validation  loss {summary['validation_loss']:.4f}")
+        console.say(f"validation  loss {float(summary['validation_loss']):.4f}")
     if summary["validation_bits_per_byte"] is not None:
-        line = f"            {summary['validation_bits_per_byte']:.4f} bits per byte"
+        line = f"            {float(summary['validation_bits_per_byte']):.4f} bits per byte"
         if "xz_bits_per_byte" in summary:
             line += f" (xz -9e on the same text: {summary['xz_bits_per_byte']:.4f})"
         console.say(line)
     console.say(f"run folder  {run_dir}")
     console.say(f"next        jaxllm report {run_dir}")
-
-
-def _tokens_per_second(run_dir: Path) -> float:
-    """Mean speed of all steps, those of earlier starts included."""
-    with (run_dir / METRICS_FILE).open(encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    # Records stand for about equal numbers of tokens, so times add up, not speeds.
-    return statistics.harmonic_mean(
-        record["tokens_per_second"] for record in records if "tokens_per_second" in record
-    )
 
 
 def _raw_texts(data: DataConfig) -> tuple[bytes, bytes]:

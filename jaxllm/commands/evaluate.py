@@ -7,9 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from jaxllm.commands.console import Console
-from jaxllm.commands.run_folder import open_model
+from jaxllm.commands.run_folder import dataset_folders, open_model
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import Score, make_eval_step, score_sets, total
+from jaxllm.parallel import distributed
 from jaxllm.parallel.shard import host_rows
 
 
@@ -20,8 +21,8 @@ def evaluate(
 
     ValueError for a folder that is no run, or for data made with another tokenizer.
     """
-    console = Console(is_shown=True)
     trained = open_model(run_dir, step=step)
+    console = Console(is_shown=distributed.is_first())
     config = trained.config.data
     if data:
         datasets = {name: _dataset(name) for name in data}
@@ -31,7 +32,11 @@ def evaluate(
     devices = layout.degree("batch")
     rows = -(-config.global_batch_size // devices) * devices
     config = config.model_copy(update={"global_batch_size": rows})
-    opened = config.build(tokenizer=trained.tokenizer, on_progress=console.data_progress)
+    opened = config.build(
+        tokenizer=trained.tokenizer,
+        folders={} if data else dataset_folders(run_dir),
+        on_progress=console.data_progress,
+    )
     console.close()
     scores = score_sets(
         make_eval_step(trained.parts.loss, layout),
@@ -41,7 +46,8 @@ def evaluate(
         rows=rows,
     )
     if not scores:
-        raise ValueError(f"{run_dir} has no validation set; give one with --data")
+        given = f"--data {' '.join(data)}" if data else str(run_dir)
+        raise ValueError(f"{given} has no validation split; give text or a dataset with --data")
     console.show(_table(f"{run_dir}, step {trained.step}", scores))
     return scores
 

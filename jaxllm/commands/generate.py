@@ -11,6 +11,7 @@ from jaxllm.commands.run_folder import open_model
 from jaxllm.commands.validation import continue_prompts
 from jaxllm.config_errors import explain
 from jaxllm.generation import Generator, Sampling
+from jaxllm.parallel import distributed
 
 
 def generate(
@@ -40,7 +41,7 @@ def generate(
         layout=trained.parts.layout,
     )
     texts = continue_prompts(generator, trained.tokenizer, trained.params, prompts)
-    console = Console(is_shown=True)
+    console = Console(is_shown=distributed.is_first())
     for prompt, text in zip(prompts, texts, strict=True):
         console.say(prompt + text)
     return texts

@@ -12,10 +12,11 @@ from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import Assembly, assemble, check_devices
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
-from jaxllm.config import RunConfig, find_config, load_config
-from jaxllm.data import Batch, Data, Tokenizer, decode_row, describe_dataset
+from jaxllm.config import find_config, load_config
+from jaxllm.data import Batch, Data, DataConfig, Tokenizer, decode_row, describe_dataset
 from jaxllm.parallel.layouts import weight_items
 
+_SHOWN_TOKENS = 256  # of a row of a dataset by itself
 _SHOWN_CHARACTERS = 400  # of the text of one document in a row
 
 
@@ -23,31 +24,42 @@ def inspect(target: str, overrides: Sequence[str] = (), *, rows: int = 2) -> Non
     """Show a dataset's card, or the parameters and decoded batches of a config or a run."""
     console = Console(is_shown=True)
     path = Path(target)
+    if path.is_dir() and overrides:
+        raise ValueError("overrides go with a CONFIG; a dataset and a run are what they are")
     if (path / "tokens.json").is_file():
         show_card(console, path)
+        show_rows(console, open_dataset(path), seed=0, rows=rows)
         return
-    if path.is_dir():
-        if overrides:
-            raise ValueError("overrides go with a CONFIG; a run folder has its own")
-        config = run_folder.read_config(path)
-    else:
-        config = load_config(find_config(target), overrides)
-    show_config(console, config, rows=rows)
-    if path.is_dir():
+    is_run = path.is_dir()
+    config = (
+        run_folder.config_for_reading(path)
+        if is_run
+        else load_config(find_config(target), overrides)
+    )
+    known = run_folder.known_data(path) if is_run else {}
+    data = open_data(config, console, **known)
+    parts = assemble(config, layout=check_devices(config), vocab_size=data.vocab_size)
+    console.say(run_summary(config, parts, data))
+    console.show(parameter_table(parts))
+    show_rows(console, data, seed=config.seed, rows=rows)
+    for folder in data.folders.values():
+        show_card(console, folder)
+    if is_run:
         show_run(console, path)
 
 
-def show_config(console: Console, config: RunConfig, *, rows: int) -> None:
-    """Summary, parameter table, and the first rows of the first batch."""
-    layout = check_devices(config)
-    data = open_data(config, console)
-    parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
-    console.say(run_summary(config, parts, data))
-    console.show(parameter_table(parts))
-    loader = data.train_loader(seed=config.seed)
-    show_rows(console, loader.batch(0), data, rows=min(rows, config.data.global_batch_size))
-    for folder in data.folders.values():
-        show_card(console, folder)
+def open_dataset(folder: Path) -> Data:
+    """A tokenised dataset by itself, in rows of a length that fits a screen."""
+    datasets = {"dataset": {"type": "prepared", "path": str(folder)}}
+    config = DataConfig.model_validate(
+        {
+            "sequence_length": _SHOWN_TOKENS,
+            "global_batch_size": 1,
+            "datasets": datasets,
+            "shuffle": False,
+        }
+    )
+    return config.build()
 
 
 def parameter_table(parts: Assembly) -> Table:
@@ -72,15 +84,18 @@ def parameter_table(parts: Assembly) -> Table:
     return table
 
 
-def show_rows(console: Console, batch: Batch, data: Data, *, rows: int) -> None:
-    """Rows of a batch as text, one block a document; without a tokenizer as ids."""
+def show_rows(console: Console, data: Data, *, seed: int, rows: int) -> None:
+    """The first rows of training as text, one block a document; without a tokenizer as ids."""
+    loader = data.train_loader(seed=seed)
+    rows_a_batch = data.config.global_batch_size
     for row in range(rows):
-        console.say(f"\nrow {row} of batch 0")
+        batch = loader.batch(row // rows_a_batch)
+        console.say(f"\nrow {row % rows_a_batch} of batch {row // rows_a_batch}")
         if data.tokenizer is None:
-            console.say(f"  tokens      {batch['tokens'][row]}")
-            console.say(f"  segment_ids {batch['segment_ids'][row]}")
+            console.say(f"  tokens      {batch['tokens'][row % rows_a_batch]}")
+            console.say(f"  segment_ids {batch['segment_ids'][row % rows_a_batch]}")
             continue
-        _show_segments(console, batch, row, data.tokenizer)
+        _show_segments(console, batch, row % rows_a_batch, data.tokenizer)
 
 
 def _show_segments(console: Console, batch: Batch, row: int, tokenizer: Tokenizer) -> None:

@@ -1,8 +1,11 @@
 """`jaxllm prepare`: raw text to tokenised datasets, by itself or as the first act of training."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
-from jaxllm.data import Data, describe_dataset
+from jaxllm.data import Data, Tokenizer, describe_dataset
 from jaxllm.parallel import distributed
 
 
@@ -21,11 +24,25 @@ def prepare(config: RunConfig) -> None:
         console.say("nothing to prepare: no dataset of this config is made from raw text")
 
 
-def open_data(config: RunConfig, console: Console) -> Data:
-    """The config's datasets, prepared where they are missing; by the first process alone."""
+def open_data(
+    config: RunConfig,
+    console: Console,
+    *,
+    tokenizer: Tokenizer | None = None,
+    folders: Mapping[str, Path] | None = None,
+) -> Data:
+    """The config's datasets, prepared where they are missing; by the first process alone.
+
+    tokenizer, folders: what a run used before; with them no raw text is needed.
+    """
     if not distributed.is_first():
         distributed.barrier("datasets prepared")
-    data = config.data.build(seed=config.seed, on_progress=console.data_progress)
+    data = config.data.build(
+        seed=config.seed,
+        tokenizer=tokenizer,
+        folders=folders,
+        on_progress=console.data_progress,
+    )
     console.close()
     if distributed.is_first():
         distributed.barrier("datasets prepared")

@@ -1,11 +1,12 @@
 """A run folder: what `train` writes and every other command opens.
 
-config.yaml (resolved), tokenizer/, metrics.jsonl, checkpoints/, tensorboard/, and at the end
-summary.json.
+config.yaml (resolved), datasets.json (where its tokens are), tokenizer/, metrics.jsonl,
+checkpoints/, tensorboard/, and at the end summary.json.
 """
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +14,14 @@ import jax
 
 from jaxllm.checkpoints import CheckpointStore
 from jaxllm.commands.assembly import Assembly, assemble
-from jaxllm.commands.saved_state import weights_item
+from jaxllm.commands.saved_state import SavedState, weights_item
 from jaxllm.config import RunConfig, check_resumable, dump_yaml, load_config
-from jaxllm.data import Data, Tokenizer, load_tokenizer
+from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
 from jaxllm.parallel import distributed
-from jaxllm.training.metrics import MetricsWriter, cut_back
+from jaxllm.training.metrics import MetricsWriter, cut_back, json_value
 
-CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+CONFIG_FILE, DATASETS_FILE, SUMMARY_FILE = "config.yaml", "datasets.json", "summary.json"
 TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
 
 
@@ -39,10 +40,8 @@ def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
 
     ValueError for a folder that is no run or has no such checkpoint.
     """
-    config = read_config(run_dir)
+    config = config_for_reading(run_dir)
     enable_compilation_cache(config.compilation_cache)
-    # The layout it was trained on need not fit here; reading follows the devices at hand.
-    parallel = config.parallel.model_copy(update={"data": None, "fsdp": None, "tensor": 1})
     if not (run_dir / CHECKPOINT_FOLDER).is_dir():
         raise ValueError(f"{run_dir} has no checkpoint yet; train it first")
     with CheckpointStore(run_dir / CHECKPOINT_FOLDER) as store:
@@ -54,11 +53,11 @@ def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
             )
         step = steps[-1] if step is None else step
         vocab_size = store.restore_json("meta", step)["vocab_size"]
-        parts = assemble(config, layout=parallel.build(), vocab_size=vocab_size)
+        parts = assemble(config, layout=config.parallel.build(), vocab_size=vocab_size)
         saved = store.restore(step, "params", weights_item(parts.state.params, parts.state.ema))
-    folder = run_dir / TOKENIZER_FOLDER
-    tokenizer = load_tokenizer(folder) if folder.is_dir() else None
-    return TrainedModel(config, tokenizer, parts, saved.get("ema", saved["weights"]), step)
+    return TrainedModel(
+        config, _tokenizer(run_dir), parts, saved.get("ema", saved["weights"]), step
+    )
 
 
 def read_config(run_dir: Path) -> RunConfig:
@@ -69,6 +68,14 @@ def read_config(run_dir: Path) -> RunConfig:
             f"{run_dir} is not a run folder: it has no {CONFIG_FILE} (jaxllm train makes one)"
         )
     return load_config(path)
+
+
+def config_for_reading(run_dir: Path) -> RunConfig:
+    """A run's config with its layout on the devices at hand, which need not be those it had."""
+    distributed.initialize()
+    config = read_config(run_dir)
+    parallel = config.parallel.model_copy(update={"data": None, "fsdp": None, "tensor": 1})
+    return config.model_copy(update={"parallel": parallel})
 
 
 def check_config(run_dir: Path, config: RunConfig) -> None:
@@ -85,11 +92,60 @@ def check_config(run_dir: Path, config: RunConfig) -> None:
 def write_config(run_dir: Path, config: RunConfig, data: Data) -> None:
     """Make the folder a run, on the first process: the tokenizer, and last the config."""
     if distributed.is_first():
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"run_dir {run_dir} cannot be made ({error.strerror}); give another run_dir"
+            ) from error
         if data.tokenizer is not None and not (run_dir / TOKENIZER_FOLDER).is_dir():
-            data.tokenizer.save(run_dir / TOKENIZER_FOLDER)
+            partial = run_dir / f".{TOKENIZER_FOLDER}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed here
+            data.tokenizer.save(partial)
+            os.replace(partial, run_dir / TOKENIZER_FOLDER)
+        folders = {name: str(folder.absolute()) for name, folder in data.folders.items()}
+        write_text(run_dir / DATASETS_FILE, json.dumps(folders, indent=2) + "\n")
         write_text(run_dir / CONFIG_FILE, dump_yaml(config))
     distributed.barrier("run folder")
+
+
+def dataset_folders(run_dir: Path) -> dict[str, Path]:
+    """The tokenised datasets that the run used so far, by name; none for a new run."""
+    path = run_dir / DATASETS_FILE
+    if not path.is_file():
+        return {}
+    folders = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Path(folder) for name, folder in folders.items()}
+
+
+def known_data(run_dir: Path) -> dict[str, Any]:
+    """The tokenizer and the datasets that the run used so far, as `open_data` takes them."""
+    return {"tokenizer": _tokenizer(run_dir), "folders": dataset_folders(run_dir)}
+
+
+def _tokenizer(run_dir: Path) -> Tokenizer | None:
+    folder = run_dir / TOKENIZER_FOLDER
+    return load_tokenizer(folder) if folder.is_dir() else None
+
+
+def open_saved_state(
+    run_dir: Path, config: RunConfig, data: Data, loader: TrainLoader
+) -> SavedState:
+    """The run's checkpoints. ValueError if they are of other data or beyond the config's end."""
+    saved = SavedState(
+        run_dir / CHECKPOINT_FOLDER,
+        config.checkpoints,
+        loader,
+        vocab_size=data.vocab_size,
+        run_config=config.model_dump(mode="json"),
+    )
+    if saved.start > config.training.steps:
+        saved.__exit__()
+        raise ValueError(
+            f"training.steps is {config.training.steps}, but {run_dir} is at step {saved.start} "
+            "already; give more steps to go on, or another run_dir"
+        )
+    return saved
 
 
 def open_metrics(run_dir: Path, config: RunConfig, *, step: int) -> MetricsWriter:
@@ -101,8 +157,9 @@ def open_metrics(run_dir: Path, config: RunConfig, *, step: int) -> MetricsWrite
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, which says that the run is complete."""
-    write_text(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+    """Write summary.json, which says that the run is complete. NaN is spelled as in metrics."""
+    plain = {key: json_value(value) for key, value in summary.items()}
+    write_text(run_dir / SUMMARY_FILE, json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:

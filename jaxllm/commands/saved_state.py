@@ -1,6 +1,7 @@
 """The training state on disk: what a step saves is what the next start of the command needs."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,26 +25,34 @@ class SavedState:
     """Saves and restores (training state, data position, seconds spent). A context manager."""
 
     def __init__(
-        self, folder: Path, config: CheckpointConfig, loader: Position, *, vocab_size: int
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        loader: Position,
+        *,
+        vocab_size: int,
+        run_config: Mapping[str, Any],
     ):
         """Checkpoints in `folder` by `config`; ValueError if the newest is at other data.
 
         vocab_size: ids of the data, kept for those who open the run without its data.
+        run_config: the whole config as plain values, kept with every checkpoint.
         """
         self._config = config
         self._loader = loader
         self._vocab_size = vocab_size
+        self._run_config = run_config
         self._began = time.monotonic()
         self._store = config.build(folder)
         self.start = self._store.latest_step() or 0
         self._newest = self.start
         self._seconds_before = 0.0
-        self.is_validated = True
+        self.training_seconds_before = 0.0
         if self.start:
             loader.check_state(self._store.restore_json("data", self.start))
             meta = self._store.restore_json("meta", self.start)
             self._seconds_before = meta["wall_seconds"]
-            self.is_validated = meta["is_validated"]
+            self.training_seconds_before = meta["training_seconds"]
 
     def __enter__(self) -> "SavedState":
         return self
@@ -61,12 +70,17 @@ class SavedState:
         return self._config.every is not None and step % self._config.every == 0
 
     def save(
-        self, step: int, state: TrainState, *, validation_loss: float | None, is_validated: bool
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        validation_loss: float | None,
+        training_seconds: float,
     ) -> None:
         """Begin to save; nothing if this step is saved already.
 
-        validation_loss: of this very step, for keep_best. is_validated: False if scores or samples
-        of this step are due and must be made by the next start.
+        validation_loss: of this very step, for keep_best. training_seconds: spent in steps alone
+        since this start.
         """
         if step == self._newest:
             return
@@ -79,7 +93,8 @@ class SavedState:
             meta={
                 "step": step,
                 "vocab_size": self._vocab_size,
-                "is_validated": is_validated,
+                "config": self._run_config,
+                "training_seconds": self.training_seconds_before + training_seconds,
                 "wall_seconds": self.wall_seconds,
                 "jax": jax.__version__,
             },

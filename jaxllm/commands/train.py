@@ -6,12 +6,11 @@ from pathlib import Path
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import assemble, check_devices, initial_state, lower_step
+from jaxllm.commands.assembly import Assembly, assemble, check_devices, initial_state, lower_step
 from jaxllm.commands.console import Console, run_summary, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.prepare import open_data
-from jaxllm.commands.saved_state import SavedState
-from jaxllm.commands.validation import Validation, check_samples
+from jaxllm.commands.validation import Validation, check_validation
 from jaxllm.config import RunConfig
 from jaxllm.hardware import keep_freed_memory
 from jaxllm.parallel import distributed
@@ -32,92 +31,90 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
     run_dir, steps = Path(config.run_dir), config.training.steps
     layout = check_devices(config)
     run_folder.check_config(run_dir, config)
-
     with ExitStack() as stack:
         console = stack.enter_context(closing(Console(is_shown=distributed.is_first())))
-        data = open_data(config, console)
+        data = open_data(config, console, **run_folder.known_data(run_dir))
         parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
-        check_samples(config.samples, data)
-        console.say(run_summary(config, parts, data))
-        loader = data.train_loader(
-            seed=config.seed, rows=host_rows(layout, config.data.global_batch_size)
-        )
+        check_validation(config, data)
+        rows = host_rows(layout, config.data.global_batch_size)
+        loader = data.train_loader(seed=config.seed, rows=rows)
         lowered = lower_step(config, parts, loader.batch(0))
+        console.say(run_summary(config, parts, data))
         if dry_run:
             console.say("dry run: everything fits; nothing was trained")
             return 0
 
         run_folder.write_config(run_dir, config, data)
-        saved = stack.enter_context(
-            SavedState(
-                run_dir / run_folder.CHECKPOINT_FOLDER,
-                config.checkpoints,
-                loader,
-                vocab_size=data.vocab_size,
-            )
-        )
-        start = saved.start
-        if is_complete(run_dir, start, steps):
+        saved = stack.enter_context(run_folder.open_saved_state(run_dir, config, data, loader))
+        if is_complete(run_dir, saved.start, steps):
             show_ending(run_dir, console)
             return 0
         # Restored first: a checkpoint of another architecture is not worth compiling for.
-        state = saved.restore(parts) if start else initial_state(config, parts)
+        state = saved.restore(parts) if saved.start else initial_state(config, parts)
+        writer = stack.enter_context(run_folder.open_metrics(run_dir, config, step=saved.start))
         compiled = lowered.compile()
-        console.say(f"resuming at step {start}" if start else "training from scratch")
-
-        writer = stack.enter_context(run_folder.open_metrics(run_dir, config, step=start))
+        console.say(f"resuming at step {saved.start}" if saved.start else "training from scratch")
         validation = Validation(config, parts, data, writer=writer, console=console)
-        clock = Throughput(
-            tokens_per_step=config.data.global_batch_size * config.data.sequence_length,
-            flops_per_token=config.model.flops_per_token(
-                parts.num_matmul_params, config.data.sequence_length
-            ),
-        )
+        clock = _clock(config, parts)
         log = StepLog(
             writer,
             clock,
-            start=start,
+            start=saved.start,
             every=config.metrics.log_every,
-            on_record=step_shower(console, start, steps),
+            on_record=step_shower(
+                console, saved.start, steps, tokens_per_step=clock.tokens_per_step
+            ),
         )
-        if not saved.is_validated:
-            validation.run(start, state, is_last=False)
-        log.restart(start)
         profile = stack.enter_context(config.profile.build(run_dir / "profile"))
-        batches = stack.enter_context(closing(loader.iterate(start)))
+        batches = stack.enter_context(closing(loader.iterate(saved.start)))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(jax.transfer_guard("disallow"))
+        log.resume()
 
-        for step, batch in zip(range(start + 1, steps + 1), clock.timed(batches), strict=False):
+        remaining = range(saved.start + 1, steps + 1)
+        for step, batch in zip(remaining, clock.timed(batches), strict=False):
+            log.poll()
             profile.before_step(step - 1, state.step)
             host_batch = global_batch(layout, batch, rows=config.data.global_batch_size)
             state, metrics = compiled(state, host_batch)
             log.push(step, metrics)
             is_last = step == steps
             is_stopped = stop.is_set(step) and not is_last
-            if validation.is_due(step) or saved.is_due(step) or is_last or is_stopped:
-                log.flush()
-                # Who asks to stop gives little time: the next start validates instead.
-                is_validated = not (is_stopped and validation.is_due(step))
-                if is_validated:
-                    validation.run(step, state, is_last=is_last)
-                if saved.is_due(step) or is_last or is_stopped:
-                    loss = validation.loss_at(step)
-                    saved.save(step, state, validation_loss=loss, is_validated=is_validated)
-                log.restart(step)
+            must_save = saved.is_due(step) or is_last or is_stopped
+            if must_save or validation.is_due(step):
+                log.pause(step, metrics)
+                # Scored before it is saved: what a checkpoint has behind it is in the metrics.
+                validation.run(step, state, is_last=is_last)
+                if must_save:
+                    saved.save(
+                        step,
+                        state,
+                        validation_loss=validation.loss_at(step),
+                        training_seconds=clock.training_seconds,
+                    )
+                log.resume()
             if is_stopped:
                 saved.wait()
                 console.interrupted(step)
                 return stop.exit_code
 
         saved.wait()
-        if start == steps:  # everything was there but the summary
+        if saved.start == steps:  # everything was there but the summary
             validation.run(steps, state, is_last=True, is_recorded=False)
         write_ending(
             config,
             score=validation.latest,
             sample=validation.latest_sample,
+            training_seconds=saved.training_seconds_before + clock.training_seconds,
             wall_seconds=saved.wall_seconds,
         )
         show_ending(run_dir, console)
         return 0
+
+
+def _clock(config: RunConfig, parts: Assembly) -> Throughput:
+    length = config.data.sequence_length
+    return Throughput(
+        tokens_per_step=config.data.global_batch_size * length,
+        flops_per_token=config.model.flops_per_token(parts.num_matmul_params, length),
+    )

@@ -8,7 +8,7 @@ from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
 from jaxllm.evaluation import Score, make_eval_step, score_sets, total
-from jaxllm.generation import Generator, SampleConfig
+from jaxllm.generation import Generator
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
 from jaxllm.training.metrics import MetricsWriter
@@ -80,13 +80,26 @@ class Validation:
         return score_sets(self._eval_step, params, self._sets, layout=self._layout, rows=self._rows)
 
 
-def check_samples(config: SampleConfig, data: Data) -> None:
-    """ValueError if samples are asked of data that has no text."""
-    if config.every and data.tokenizer is None:
+def check_validation(config: RunConfig, data: Data) -> None:
+    """ValueError for scores or samples that the data or the model cannot give."""
+    has_sets = any("validation" in splits for splits in data.streams.values())
+    if config.evaluation.every and not has_sets:
         raise ValueError(
-            "samples.every is set, but the data has no tokenizer to turn ids into text; "
-            "set data.tokenizer, or samples.every to null"
+            f"evaluation.every is {config.evaluation.every}, but no dataset has a validation "
+            "split; give one (data.datasets.NAME.validation_every), or evaluation.every=null"
         )
+    if data.tokenizer is None:
+        if config.samples.every:
+            raise ValueError(
+                "samples.every is set, but the data has no tokenizer to turn ids into text; "
+                "set data.tokenizer, or samples.every to null"
+            )
+        return
+    longest = max(len(data.tokenizer.encode(prompt)) for prompt in config.samples.prompts)
+    config.model.check_length(
+        1 + longest + config.samples.sampling.max_tokens,
+        key="the longest of samples.prompts with samples.sampling.max_tokens",
+    )
 
 
 def continue_prompts(

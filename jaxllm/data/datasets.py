@@ -1,5 +1,6 @@
 """The data of a run: which datasets, in which mixture, with which tokenizer, cut how."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -8,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from jaxllm.data.corpus import CorpusConfig
-from jaxllm.data.dataset_folder import TOKENIZER_FOLDER, read_card
+from jaxllm.data.dataset_folder import SIDECAR, TOKENIZER_FOLDER, read_card
 from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
@@ -116,15 +117,17 @@ class DataConfig(Config):
         *,
         seed: int = 0,
         tokenizer: Tokenizer | None = None,
+        folders: Mapping[str, Path] | None = None,
         on_progress: Progress | None = None,
     ) -> "Data":
         """Prepares what is missing and opens everything; see `Data`.
 
         `tokenizer` is one that exists already, as that of a trained model; by default it is
-        made as the config says.
+        made as the config says. `folders` are tokenised datasets that a run used before: where
+        they are there, and of this tokenizer, the raw text is not looked at.
         """
         tokenizer = tokenizer or self._tokenizer(seed)
-        folders = self._folders(tokenizer, on_progress)
+        folders = self._folders(tokenizer, folders or {}, on_progress)
         streams = {
             name: _open_streams(dataset, folders.get(name))
             for name, dataset in self.datasets.items()
@@ -147,10 +150,13 @@ class DataConfig(Config):
         return None
 
     def _folders(
-        self, tokenizer: Tokenizer | None, on_progress: Progress | None
+        self,
+        tokenizer: Tokenizer | None,
+        known: Mapping[str, Path],
+        on_progress: Progress | None,
     ) -> dict[str, Path]:
         """The folders of the datasets that have one, prepared."""
-        folders = {}
+        folders: dict[str, Path] = {}
         for name, dataset in self.datasets.items():
             if isinstance(dataset, PreparedDatasetConfig):
                 folders[name] = Path(dataset.path)
@@ -158,6 +164,9 @@ class DataConfig(Config):
         for name, dataset in self.datasets.items():
             if isinstance(dataset, CorpusDatasetConfig):
                 assert tokenizer is not None
+                if _is_made_with(tokenizer, known.get(name)):
+                    folders[name] = known[name]
+                    continue
                 folders[name] = tokenise_corpus(
                     dataset.corpus,
                     tokenizer=tokenizer,
@@ -277,6 +286,13 @@ def _synthetic(config: SyntheticDatasetConfig, num_tokens: int, seed: int) -> To
         mean_document_tokens=config.mean_document_tokens,
         seed=seed,
     )
+
+
+def _is_made_with(tokenizer: Tokenizer, folder: Path | None) -> bool:
+    """Whether a complete dataset of this tokenizer is in `folder`."""
+    if folder is None or not (folder / SIDECAR).is_file():
+        return False
+    return read_card(folder).tokenizer == tokenizer.fingerprint
 
 
 def _check_tokenizer(name: str, folder: Path, tokenizer: Tokenizer | None) -> None:

@@ -34,7 +34,8 @@ class TrainLoader:
         """`streams` gives each dataset's stream and weight, the share of its rows.
 
         `rows` is this host's slice of the global batch, all of it by default. Weights are kept
-        to 1% of the smallest. `iterate` reads `prefetch` batches ahead. Raises ValueError for a
+        to 1% of the smallest. `prefetch` is how many batches `iterate`
+        reads ahead, each in a thread. Raises ValueError for a
         stream shorter than a row.
         """
         assert streams
@@ -52,7 +53,6 @@ class TrainLoader:
         self._first_rows = np.cumsum([0, *counts])
         weights = [weight for _, (_, weight) in named]
         self._order = _row_order(list(streams), counts, weights, seed=seed, shuffle=shuffle)
-        self.rows_per_epoch: dict[str, int] = dict(zip(streams, counts, strict=True))
         # Nested as the config is, so that a difference is shown under its key.
         datasets = {
             name: {"fingerprint": stream.fingerprint, "weight": weight}
@@ -72,8 +72,8 @@ class TrainLoader:
             self._read(datasets, starts), delimiter_id=self._delimiter_id, example_index=numbers
         )
 
-    def iterate(self, start_step: int = 0, *, prefetch: int = 2) -> Generator[Batch]:
-        """Batches from `start_step` on, endlessly, `prefetch` of them read ahead in threads.
+    def iterate(self, start_step: int = 0) -> Generator[Batch]:
+        """Batches from `start_step` on, endlessly, read ahead in threads.
 
         Close the iterator to end its threads. A batch that cannot be read raises here.
         """
@@ -107,11 +107,6 @@ class TrainLoader:
                 + "\n  ".join(differences)
                 + "\nrestore these settings, or start a new run folder"
             )
-
-    def start_step(self, state: Mapping[str, Any]) -> int:
-        """The step that a state stands in front of, checked."""
-        self.check_state(state)
-        return state["next_row"] // self._batch_size
 
     def _read(self, datasets: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The rows, each from its dataset, shape (B, T + 1)."""

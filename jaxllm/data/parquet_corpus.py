@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.documents import BadRecord, Record, Span, decode_utf8, expand_paths
 from jaxllm.schema import Config
 
@@ -77,16 +78,15 @@ class ParquetCorpus:
 
         schema = file.schema_arrow
         if self._column not in schema.names:
-            raise ValueError(
-                f"{source} has no column {self._column!r}; it has {', '.join(schema.names)}; "
-                f"change `corpus.text_column`"
+            raise DatasetError(
+                "corpus.text_column",
+                f"{source} has no column {self._column!r}; it has {', '.join(schema.names)}",
             )
         kind = schema.field(self._column).type
         text_kinds = (types.is_string, types.is_large_string, types.is_binary)
         if not any(is_kind(kind) for is_kind in (*text_kinds, types.is_large_binary)):
-            raise ValueError(
-                f"column {self._column!r} of {source} holds {kind}, not text; change "
-                f"`corpus.text_column`"
+            raise DatasetError(
+                "corpus.text_column", f"column {self._column!r} of {source} holds {kind}, not text"
             )
 
 

@@ -22,6 +22,7 @@ from jaxllm.data.corpus import (
     gather_parts,
     part_bytes,
 )
+from jaxllm.data.dataset_error import DatasetError, empty_corpus, of_dataset
 from jaxllm.data.dataset_folder import (
     FORMAT_VERSION,
     SIDECAR,
@@ -76,16 +77,18 @@ def prepare_dataset(
     Raises ValueError for bad input and OSError for a full disk.
     """
     root = Path(root)
-    built = prepare_tokenizer(tokenizer, corpora=[(corpus, validation_every)], root=root, seed=seed)
-    return tokenise_corpus(
-        corpus,
-        tokenizer=built,
-        root=root,
-        name=name,
-        validation_every=validation_every,
-        workers=workers,
-        on_progress=on_progress,
-    )
+    held = {name: (corpus, validation_every)}
+    built = prepare_tokenizer(tokenizer, corpora=held, root=root, seed=seed)
+    with of_dataset(name):
+        return tokenise_corpus(
+            corpus,
+            tokenizer=built,
+            root=root,
+            name=name,
+            validation_every=validation_every,
+            workers=workers,
+            on_progress=on_progress,
+        )
 
 
 def tokenise_corpus(
@@ -258,9 +261,10 @@ class _Job:
         budget = self._corpus.error_budget
         if len(bad) > budget:
             shown = "\n  ".join(sorted(bad)[:10])
-            raise ValueError(
+            raise DatasetError(
+                "corpus.error_budget",
                 f"the corpus has records that are no documents, more than the error budget of "
-                f"{budget}:\n  {shown}\nrepair them, or raise `corpus.error_budget` to skip as many"
+                f"{budget}:\n  {shown}\nrepair them, or raise the budget to skip as many",
             )
 
     def _check_splits(self, results: Sequence[PartResult]) -> None:
@@ -268,15 +272,19 @@ class _Job:
         train = _total(results, "train").documents
         validation = _total(results, "validation").documents
         is_held_out_whole = self._every == 1 and validation > 0
+        if not train and not validation:
+            raise empty_corpus()
         if not train and not is_held_out_whole:
-            raise ValueError(
-                f"the corpus is empty: it has {train + validation} documents with text, and none "
-                f"is left to train on; give more text in `corpus.paths`"
+            raise DatasetError(
+                "validation_every",
+                f"none of the corpus's {validation} documents with text is left to train on; "
+                f"raise it, or give more text",
             )
         if self._every and not validation:
-            raise ValueError(
-                f"no document is held out: the corpus has {train} documents, and every "
-                f"{self._every}th is for validation; lower `validation_every`, or set it to 0"
+            raise DatasetError(
+                "validation_every",
+                f"no document is held out: the corpus has {train} documents with text, and every "
+                f"{self._every}th is for validation; lower it, or set it to 0",
             )
 
 

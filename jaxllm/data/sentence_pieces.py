@@ -58,7 +58,7 @@ class SentencePieceTokenizerConfig(Config):
         if self.model_path is not None:
             path = Path(self.model_path).expanduser()
             if not path.is_file():
-                raise ValueError(f"there is no model at {path}; change `tokenizer.model_path`")
+                raise ValueError(f"there is no model at {path}; change `data.tokenizer.model_path`")
             return SentencePieceTokenizer(path.read_bytes())
         assert self.vocab_size is not None
         sample = first_bytes(texts, self.training_bytes)
@@ -126,7 +126,7 @@ class SentencePieceTokenizer:
                 return id_
         raise ValueError(
             "the SentencePiece model has no bos or eos control piece to open documents with; "
-            "train it with one, or choose another `tokenizer.model_path`"
+            "train it with one, or choose another `data.tokenizer.model_path`"
         )
 
     def _check_lossless(self) -> None:
@@ -195,14 +195,16 @@ def _words_are_independent(model: bytes) -> bool:
 def train_model(texts: Iterable[str], *, vocab_size: int, algorithm: str) -> bytes:
     """Trains a lossless model; the same texts give the same bytes.
 
-    Raises ValueError when the texts are too few for the vocabulary.
+    Raises ValueError when the texts are too few for the vocabulary; an error of reading them is
+    raised as it is.
     """
     import sentencepiece
 
     model = io.BytesIO()
+    read = _Reading(texts)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_pieces(texts),
+            sentence_iterator=_pieces(read),
             model_writer=model,
             model_type=algorithm,
             vocab_size=vocab_size,
@@ -221,12 +223,29 @@ def train_model(texts: Iterable[str], *, vocab_size: int, algorithm: str) -> byt
             num_threads=8,  # unigram sums by thread: a constant, so that machines agree
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if read.error is not None:
+            raise read.error from None
         raise ValueError(
             f"SentencePiece cannot train {vocab_size} tokens on this corpus: {error}; change "
-            f"`tokenizer.vocab_size`, or give it more text"
+            f"`data.tokenizer.vocab_size`, or give it more text"
         ) from error
     return model.getvalue()
+
+
+class _Reading:
+    """Texts that remember why they ended early: the trainer makes an error of its own of it."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.error: ValueError | OSError | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._texts
+        except (ValueError, OSError) as error:
+            self.error = error
+            raise
 
 
 def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:

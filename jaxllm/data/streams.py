@@ -3,14 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from jaxllm.data.dataset_folder import DatasetCard, read_card
 from jaxllm.data.records import ShardReader
-
-SplitName = Literal["train", "validation"]
 
 
 class TokenStream(Protocol):
@@ -115,7 +113,7 @@ class BinStream:
         """Raises ValueError when the file is missing, empty or not a whole number of ids."""
         self._path = Path(path).expanduser()
         if not self._path.is_file():
-            raise ValueError(f"there is no token file {self._path}; change the dataset's path")
+            raise ValueError(f"there is no token file {self._path}; change the path")
         size = self._path.stat().st_size
         if size == 0 or size % dtype.itemsize:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.documents import BadRecord, Record, Span, decode_utf8
 from jaxllm.schema import Config
 
@@ -71,9 +72,10 @@ class TfdsCorpus:
 
     def _record(self, example: Any, where: str) -> Record:
         if self._text_key not in example:
-            raise ValueError(
-                f"dataset {self._name!r} has no feature {self._text_key!r}; it has "
-                f"{', '.join(sorted(example))}; change `corpus.text_key`"
+            raise DatasetError(
+                "corpus.text_key",
+                f"{self._name!r} has no feature {self._text_key!r}; it has "
+                f"{', '.join(sorted(example))}",
             )
         value = example[self._text_key]
         if isinstance(value, str):
@@ -87,9 +89,10 @@ class TfdsCorpus:
         try:
             return builder.info.splits[self._split]
         except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"dataset {self._name!r} has no split {self._split!r}; it has "
-                f"{', '.join(builder.info.splits)}; change `corpus.split`"
+            raise DatasetError(
+                "corpus.split",
+                f"{self._name!r} has no split {self._split!r}; it has "
+                f"{', '.join(builder.info.splits)}",
             ) from error
 
     def _prepared(self) -> Any:
@@ -110,9 +113,10 @@ class TfdsCorpus:
         try:
             return tfds.builder(self._name, data_dir=self._data_dir)
         except tfds.core.DatasetNotFoundError as error:
-            raise ValueError(
+            raise DatasetError(
+                "corpus.name",
                 f"TFDS knows no dataset {self._name!r}, and data_dir {self._data_dir!r} holds "
-                f"none of that name; change `corpus.name` or `corpus.data_dir`"
+                f"none of that name; give another name or data_dir",
             ) from error
 
     def _open(self, folder: str) -> Any:
@@ -125,9 +129,10 @@ def _check_format(builder: Any) -> None:
     """Refuses formats that only TensorFlow reads."""
     file_format = builder.info.file_format.value
     if file_format != "array_record":
-        raise ValueError(
+        raise DatasetError(
+            "corpus.name",
             f"{builder.data_dir} is stored as {file_format}, which needs TensorFlow to read; "
             f"where TensorFlow is installed, convert it with `tfds convert_format "
             f"--dataset_dir={builder.data_dir} --out_file_format=array_record --out_dir=FOLDER` "
-            f"and set `corpus.name` to that folder"
+            f"and give that folder as the name",
         )

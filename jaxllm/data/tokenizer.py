@@ -71,7 +71,7 @@ class HuggingFaceTokenizerConfig(Config):
         path = Path(self.path).expanduser()
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
-            raise ValueError(f"there is no tokenizer at {path}; change `tokenizer.path`")
+            raise ValueError(f"there is no tokenizer at {path}; change `data.tokenizer.path`")
         return HuggingFaceTokenizer(path.read_text(encoding="utf-8"), delimiter=self.delimiter)
 
 
@@ -109,7 +109,7 @@ class HuggingFaceTokenizer:
         self._delimiter = delimiter
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(model)
-        except Exception as error:
+        except Exception as error:  # the library raises no kind of its own, just Exception
             raise ValueError(f"not a Hugging Face tokenizer.json: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -140,7 +140,7 @@ class HuggingFaceTokenizer:
         if delimiter not in special:
             raise ValueError(
                 f"the tokenizer has no special token {delimiter!r}; it has "
-                f"{', '.join(sorted(special)) or 'none'}; change `tokenizer.delimiter`"
+                f"{', '.join(sorted(special)) or 'none'}; change `data.tokenizer.delimiter`"
             )
         return special[delimiter]
 

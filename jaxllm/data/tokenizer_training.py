@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from jaxllm.data.content import content_hashes
 from jaxllm.data.corpus import NOT_CONTENT, CorpusConfig, read_documents
+from jaxllm.data.dataset_error import empty_corpus, of_dataset
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig, first_bytes
 from jaxllm.data.tokenizer import CARD, Tokenizer, TokenizerConfig, load_tokenizer
 
@@ -16,51 +18,67 @@ Held = tuple[CorpusConfig, int]
 
 
 def prepare_tokenizer(
-    config: TokenizerConfig, *, corpora: Sequence[Held], root: Path | str, seed: int
+    config: TokenizerConfig, *, corpora: Mapping[str, Held], root: Path | str, seed: int
 ) -> Tokenizer:
     """The tokenizer of a config, trained on the corpora where it is one that is trained.
 
     A trained tokenizer is kept in `ROOT/tokenizers` under a name that the config, the content
-    of the corpora and the seed decide. Held-out documents are not trained on.
+    of the corpora and the seed decide. Held-out documents are not trained on. The corpora are
+    given by the names of their datasets, for errors.
     """
     if not isinstance(config, SentencePieceTokenizerConfig) or config.model_path is not None:
         return config.build()
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    if not corpora:
+    if all(validation_every == 1 for _, validation_every in corpora.values()):
         raise ValueError(
-            "there is no corpus to train the tokenizer on; set `tokenizer.model_path`, or leave "
-            "`tokenizer` out to use the one of the prepared dataset"
+            "there is no corpus to train the tokenizer on; set `data.tokenizer.model_path`, or "
+            "leave `data.tokenizer` out to use the one of the prepared dataset"
         )
     folder = root / "tokenizers" / f"sentencepiece-{_key(config, corpora, root, seed)[:12]}"
     if not (folder / CARD).exists():
         share = config.training_bytes // len(corpora)
-        texts = chain.from_iterable(_sample(*held, seed=seed, limit=share) for held in corpora)
+        samples = [_sample(name, *held, seed=seed) for name, held in corpora.items()]
+        texts = chain.from_iterable(first_bytes(sample, share) for sample in samples)
         config.build(texts).save(folder)
     return load_tokenizer(folder)
 
 
-def _sample(corpus: CorpusConfig, validation_every: int, *, seed: int, limit: int) -> Iterator[str]:
-    """Train documents up to `limit` bytes, from all over the corpus."""
-    documents = read_documents(corpus, split="train", validation_every=validation_every, seed=seed)
-    return first_bytes((document.text for document in documents), limit)
+def _sample(name: str, corpus: CorpusConfig, validation_every: int, *, seed: int) -> Iterable[str]:
+    """Train documents from all over the corpus. Raises DatasetError when none has text."""
+    texts = _texts(name, corpus, validation_every, seed)
+    first = next(texts, None)
+    if first is None and validation_every != 1:
+        raise empty_corpus()
+    return chain([] if first is None else [first], texts)
+
+
+def _texts(name: str, corpus: CorpusConfig, validation_every: int, seed: int) -> Iterator[str]:
+    with of_dataset(name):
+        documents = read_documents(
+            corpus, split="train", validation_every=validation_every, seed=seed
+        )
+        yield from (document.text for document in documents if document.text)
 
 
 def _key(
-    config: SentencePieceTokenizerConfig, corpora: Sequence[Held], root: Path, seed: int
+    config: SentencePieceTokenizerConfig, corpora: Mapping[str, Held], root: Path, seed: int
 ) -> str:
     """sha256 of everything that decides the trained model."""
-    cache = root / "content-hashes.json"
     identity = {
         "config": config.model_dump(mode="json"),
         "seed": seed,
-        "corpora": [
-            [
-                list(content_hashes(corpus.build().files(), cache=cache).values()),
-                corpus.model_dump(mode="json", exclude=NOT_CONTENT),
-                validation_every,
-            ]
-            for corpus, validation_every in corpora
-        ],
+        "corpora": [_identity(name, *held, root=root) for name, held in corpora.items()],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _identity(name: str, corpus: CorpusConfig, validation_every: int, *, root: Path) -> list[Any]:
+    """What decides the documents of a corpus: its content, and how it is read."""
+    with of_dataset(name):
+        hashes = content_hashes(corpus.build().files(), cache=root / "content-hashes.json")
+    return [
+        list(hashes.values()),
+        corpus.model_dump(mode="json", exclude=NOT_CONTENT),
+        validation_every,
+    ]

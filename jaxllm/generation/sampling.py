@@ -52,7 +52,7 @@ class SampleConfig(Config):
 
     every: PositiveInt | None = None
     """Steps between samples; null generates only at the end."""
-    prompts: tuple[str, ...] = ("",)
+    prompts: tuple[str, ...] = Field(("",), min_length=1)
     """Beginnings to continue; an empty one starts a new document."""
     sampling: Sampling = Sampling()
     """How tokens are drawn."""

@@ -16,7 +16,7 @@ class StopRequest:
     """Turns SIGTERM and the first ctrl-C into a flag; the second ctrl-C interrupts at once.
 
     A context manager around the loop. With several processes JAX's own notifier has SIGTERM and
-    lets all processes stop at the same step.
+    lets all processes stop at the same step; ctrl-C, which no one agrees on, interrupts at once.
     """
 
     def __init__(self) -> None:
@@ -24,9 +24,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        wanted = [signal.SIGINT]
-        if jax.process_count() == 1:
-            wanted.append(signal.SIGTERM)
+        wanted = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
         for number in wanted:
             self._previous[number] = signal.signal(number, self._take)
         return self

@@ -111,7 +111,7 @@ class JsonLines:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one line."""
-        line = json.dumps({key: _json_value(value) for key, value in record.items()})
+        line = json.dumps({key: json_value(value) for key, value in record.items()})
         self._log.append(line.encode() + b"\n")
 
     def text(self, step: int, *, sample: str, prompt: str) -> None:
@@ -166,7 +166,8 @@ def _plain(value: Any) -> bool | int | float | str:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def _json_value(value: bool | int | float | str) -> bool | int | float | str:
+def json_value(value: Any) -> Any:
+    """A value as JSON holds it: NaN and the infinities as strings, all else unchanged."""
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

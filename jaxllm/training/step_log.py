@@ -37,6 +37,15 @@ class StepLog:
         self._written = start
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
+    def poll(self) -> None:
+        """Write what is held if its step is finished already; call it before the next dispatch.
+
+        On CPU a step may run inside its dispatch: waiting until the next one is dispatched would
+        count that one's time as this one's.
+        """
+        if self._pending is not None and all(v.is_ready() for v in self._pending[1].values()):
+            self.flush()
+
     def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take the metrics of a step just dispatched; write those of the one before."""
         if step % self._every:
@@ -46,10 +55,16 @@ class StepLog:
         self.flush()
         self._pending = step, metrics
 
-    def restart(self, step: int) -> None:
-        """Begin a new window after `step`: evaluating and saving is not training."""
+    def pause(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """The loop turns to something else after `step`: write what is held, stop the clock."""
         self.flush()
-        self._written = step
+        if step > self._written:  # steps since the last record count, though none is due yet
+            jax.block_until_ready(metrics)
+            self._clock.read(step - self._written)
+            self._written = step
+
+    def resume(self) -> None:
+        """The loop goes back to training."""
         self._clock.restart()
 
     def flush(self) -> None:

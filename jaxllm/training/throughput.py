@@ -14,12 +14,13 @@ class Throughput:
 
     def __init__(self, *, tokens_per_step: int, flops_per_token: float):
         """flops_per_token: forward and backward, of the model alone (no recomputation)."""
-        self._tokens_per_step = tokens_per_step
+        self.tokens_per_step = tokens_per_step
         self._flops_per_token = flops_per_token
         self._num_devices = jax.device_count()
         self._chip = find_chip(jax.devices()[0].device_kind)
         self._data_wait = 0.0
         self._since = time.perf_counter()
+        self.training_seconds = 0.0  # in steps, without evaluation and saving
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The same batches; the time spent waiting for each is counted."""
@@ -39,7 +40,7 @@ class Throughput:
         """
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
-        tokens_per_second = num_steps * self._tokens_per_step / seconds
+        tokens_per_second = num_steps * self.tokens_per_step / seconds
         per_device = tokens_per_second / self._num_devices
         figures: dict[str, float | int] = {
             "tokens_per_second": tokens_per_second,
@@ -50,6 +51,7 @@ class Throughput:
         mfu = self.mfu(per_device)
         if mfu is not None:
             figures["mfu"] = mfu
+        self.training_seconds += seconds
         self._data_wait, self._since = 0.0, now
         return figures
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from jaxllm.commands import run_folder
+from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.train import train
 from jaxllm.config import find_config, load_config
 
@@ -22,6 +23,7 @@ def test_a_run_folder_holds_what_scripts_rely_on(finished, text):
         "checkpoints",
         "tensorboard",
         "tokenizer",
+        "datasets.json",
         "profile",
     }
     # config.yaml is the resolved config: given as it is, it is the same run.
@@ -137,6 +139,7 @@ def test_a_dry_run_computes_and_writes_nothing(ids, tmp_path, caplog, capsys):
         (["data.datasets.ids.train=nowhere.bin"], "there is no token file nowhere.bin"),
         (["model.attention=cudnn"], "model.attention"),
         (["samples.every=2"], "samples.every is set, but the data has no tokenizer"),
+        (["evaluation.every=2"], "evaluation.every is 2, but no dataset has a validation split"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_compiles(
@@ -146,6 +149,63 @@ def test_what_cannot_work_is_refused_before_anything_compiles(
         runs.start(ids, tmp_path / "run", *overrides)
     assert not compiled(caplog)
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_that_do_not_fit_the_model_are_refused_at_once(text, tmp_path):
+    learned = ("model.positions=learned", "model.max_length=32")
+    message = "samples.prompts with samples.sampling.max_tokens is 35, but the model has 32"
+    with pytest.raises(ValueError, match=message):
+        runs.start(text, tmp_path / "run", *learned, "samples.sampling.max_tokens=30")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(ids):
+    with pytest.raises(ValueError, match=r"run_dir /dev/null/run cannot be made"):
+        runs.start(ids, "/dev/null/run")
+
+
+def test_fewer_steps_than_the_run_has_are_refused(uninterrupted, ids, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    before = runs.contents(run_dir)
+    with pytest.raises(ValueError, match=r"training.steps is 4, but .* is at step 8 already"):
+        runs.start(ids, run_dir, "training.steps=4")
+    after = runs.contents(run_dir)
+    assert after["summary.json"] == before["summary.json"]
+    assert after["metrics.jsonl"] == before["metrics.jsonl"]
+
+
+def test_a_run_shorter_than_its_log_interval_has_a_summary(ids, tmp_path):
+    assert runs.start(ids, tmp_path / "run", "metrics.log_every=100") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["tokens_per_second"] > 0
+    assert runs.losses(tmp_path / "run") == []
+
+
+def test_a_loss_that_is_no_number_leaves_valid_json(text, tmp_path):
+    run_dir = tmp_path / "run"
+    assert runs.start(text, run_dir, "optim.learning_rate=1e30", "optim.clip_norm=null") == 0
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    summary = json.loads((run_dir / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["validation_loss"] == "NaN"
+
+
+def test_the_raw_text_is_not_needed_once_it_is_tokenised(text, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(text.parent / "a", folder / "a")
+    shutil.copytree(text.parent / "b", folder / "b")
+    config = folder / "text.yaml"
+    config.write_text(runs.TEXT_CONFIG.format(folder=folder))
+    run_dir = tmp_path / "run"
+    assert runs.start(config, run_dir) == 0
+    shutil.rmtree(folder / "a")
+    shutil.rmtree(folder / "b")
+    (run_dir / "summary.json").unlink()
+    assert runs.start(config, run_dir) == 0
+    assert evaluate(run_dir).keys() == {"plain", "other"}
 
 
 def test_the_log_of_compiles_would_show_one(caplog):

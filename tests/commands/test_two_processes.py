@@ -92,6 +92,17 @@ def test_stopped_by_one_sigterm_they_leave_what_one_process_goes_on_with(
     assert_close(runs.losses(run_dir), runs.losses(reference))
 
 
+def test_an_error_of_one_ends_both_and_says_why(ids, tmp_path, pair):
+    """The second process waits for the datasets that the first one cannot make."""
+    missing = "data.datasets.ids={type: prepared, path: nowhere}"
+    processes = pair("train", ids, f"run_dir={tmp_path}/run", missing)
+    first, second = ended(processes)
+    assert first[0] == 2
+    assert "nowhere" in first[2]
+    assert "Traceback" not in first[2]
+    assert second[0] != 0
+
+
 @pytest.mark.slow
 def test_they_prepare_train_score_and_end_as_one_process_does(text, finished, tmp_path, pair):
     run_dir = tmp_path / "run"

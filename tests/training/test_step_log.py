@@ -139,3 +139,40 @@ def test_training_reads_the_metrics_of_each_step_and_nothing_else(reads, monkeyp
     assert len(gets) == len(records) == 4
     assert len(reads) == 4 * len(metrics)
     assert all(array.ndim == 0 for array in reads)
+
+
+def test_a_step_that_is_finished_is_written_before_the_next_is_dispatched():
+    """As on CPU, where the next step would run, and be timed, inside its dispatch."""
+    records = Records()
+    log = make_log(records)
+    log.push(1, {"loss": jnp.float32(1.0).block_until_ready()})
+    assert records == []
+    log.poll()
+    assert [record["step"] for record in records] == [1]
+    log.poll()
+    assert len(records) == 1
+
+
+def test_steps_since_the_last_record_are_counted_when_the_loop_pauses():
+    class Counting(Clock):
+        counted, restarted = 0, 0
+
+        def read(self, num_steps):
+            self.counted += num_steps
+            return super().read(num_steps)
+
+        def restart(self):
+            self.restarted += 1
+
+    clock, records = Counting(), Records()
+    log = StepLog(records, clock, start=0, every=4, on_record=lambda record: None)
+    for step in range(1, 7):
+        log.push(step, {"loss": jnp.float32(step)})
+    log.pause(6, {"loss": jnp.float32(6)})
+    log.resume()
+    assert (clock.counted, clock.restarted) == (6, 1)
+    for step in (7, 8, 9):
+        log.push(step, {"loss": jnp.float32(step)})
+    log.pause(9, {"loss": jnp.float32(9)})
+    assert clock.counted == 9
+    assert [(record["step"], record["num_steps"]) for record in records] == [(4, 4), (8, 2)]
