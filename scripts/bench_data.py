@@ -126,7 +126,8 @@ def bench_loader(tokens: int, seconds: float) -> dict[str, float]:
         state = json.dumps(make_loader(stream).state(10**9))
         started = time.perf_counter()
         restored = make_loader(PreparedStream(Path(name), "train"))
-        restored.batch(restored.start_step(json.loads(state)))
+        restored.check_state(json.loads(state))
+        restored.batch(json.loads(state)["next_row"] // BATCH_ROWS)
         restore_seconds = time.perf_counter() - started
 
         def speed(batch: Callable[[int], Any]) -> float:

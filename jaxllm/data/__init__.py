@@ -2,9 +2,10 @@
 
 from jaxllm.data.batch import Batch
 from jaxllm.data.corpus import CorpusConfig, read_documents
-from jaxllm.data.datasets import Data, DataConfig, DatasetConfig, open_stream
+from jaxllm.data.datasets import DatasetConfig, open_stream
 from jaxllm.data.inspection import RowSegment, decode_row, describe_dataset
 from jaxllm.data.loader import TrainLoader, ValidationLoader
+from jaxllm.data.mixture import Data, DataConfig
 from jaxllm.data.prepare import prepare_dataset
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer

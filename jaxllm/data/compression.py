@@ -11,7 +11,7 @@ SUFFIXES = (".gz", ".zst")
 BLOCK_BYTES = 1 << 20
 
 # A zstd block of 4 bytes can stand for 128 KiB, and the library returns all that its input holds:
-# so much at a time is 16 MiB of text at most, and as fast as larger pieces.
+# from so much at a time that is 16 MiB at most, and text comes faster than lines can be parsed.
 ZSTD_INPUT_BYTES = 512
 
 

@@ -38,10 +38,3 @@ def _named(error: ValueError, name: str) -> ValueError:
         return ValueError(f"dataset {name!r}: {problem}")
     key = f"data.datasets.{name}"
     return DatasetError(f"{key}.{error.key}" if isinstance(error, DatasetError) else key, problem)
-
-
-def empty_corpus() -> DatasetError:
-    """The error of a corpus whose files are there but hold no text."""
-    return DatasetError(
-        "corpus", "the corpus is empty or missing: it has no document with text; give others"
-    )

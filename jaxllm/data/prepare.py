@@ -22,7 +22,7 @@ from jaxllm.data.corpus import (
     gather_parts,
     part_bytes,
 )
-from jaxllm.data.dataset_error import DatasetError, empty_corpus, of_dataset
+from jaxllm.data.dataset_error import DatasetError, of_dataset
 from jaxllm.data.dataset_folder import (
     FORMAT_VERSION,
     SIDECAR,
@@ -271,10 +271,11 @@ class _Job:
         """Raises when there is nothing to train on, or nothing to validate with."""
         train = _total(results, "train").documents
         validation = _total(results, "validation").documents
-        is_held_out_whole = self._every == 1 and validation > 0
         if not train and not validation:
-            raise empty_corpus()
-        if not train and not is_held_out_whole:
+            raise DatasetError(
+                "corpus", "the corpus is empty or missing: it has no document with text"
+            )
+        if not train and self._every != 1:
             raise DatasetError(
                 "validation_every",
                 f"none of the corpus's {validation} documents with text is left to train on; "

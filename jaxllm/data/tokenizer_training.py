@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxllm.data.content import content_hashes
 from jaxllm.data.corpus import NOT_CONTENT, CorpusConfig, read_documents
-from jaxllm.data.dataset_error import empty_corpus, of_dataset
+from jaxllm.data.dataset_error import DatasetError, of_dataset
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig, first_bytes
 from jaxllm.data.tokenizer import CARD, Tokenizer, TokenizerConfig, load_tokenizer
 
@@ -48,9 +48,15 @@ def _sample(name: str, corpus: CorpusConfig, validation_every: int, *, seed: int
     """Train documents from all over the corpus. Raises DatasetError when none has text."""
     texts = _texts(name, corpus, validation_every, seed)
     first = next(texts, None)
-    if first is None and validation_every != 1:
-        raise empty_corpus()
-    return chain([] if first is None else [first], texts)
+    if first is not None:
+        return chain([first], texts)
+    if validation_every == 1:  # held out whole, for scoring only
+        return []
+    with of_dataset(name):
+        raise DatasetError(
+            "corpus",
+            "the corpus is empty or missing: it has no document with text to train a tokenizer on",
+        )
 
 
 def _texts(name: str, corpus: CorpusConfig, validation_every: int, seed: int) -> Iterator[str]:

@@ -1,11 +1,13 @@
 import copy
+import shutil
+import threading
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from jaxllm.data import DataConfig, open_stream
-from jaxllm.data.streams import read
+from jaxllm.data.streams import SyntheticStream, read
 
 SENTENCEPIECE = {"type": "sentencepiece", "vocab_size": 512}
 
@@ -38,11 +40,81 @@ def test_datasets_of_text_share_one_tokenizer_and_are_made_when_missing(texts, t
     assert hash(options) == hash(copy.deepcopy(options))
 
 
+def test_a_dataset_used_before_needs_no_raw_text(texts, tmp_path):
+    """Its text is gone, and so is the root where the tokenizer and the hashes are."""
+    raw = shutil.copytree(texts, tmp_path / "texts")
+    options = config({"texts": text(raw)}, tokenizer=SENTENCEPIECE, root=str(tmp_path / "root"))
+    first = options.build()
+    expected = first.train_loader(seed=0).batch(3)
+    moved = (tmp_path / "root").rename(tmp_path / "moved")
+    folders = {"texts": moved / first.folders["texts"].name, "other": tmp_path / "nowhere"}
+    shutil.rmtree(raw)
+    again = options.build(tokenizer=first.tokenizer, folders=folders)
+    assert again.folders == {"texts": folders["texts"]}
+    assert not (tmp_path / "root").exists()
+    batch = again.train_loader(seed=0).batch(3)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(batch[name], values)
+    with pytest.raises(ValueError, match="matches no file"):
+        options.build(tokenizer=first.tokenizer, folders={"texts": tmp_path / "nowhere"})
+
+
+def test_a_folder_of_other_tokens_is_not_used(texts, tmp_path):
+    datasets = {"texts": text(texts)}
+    options = config(datasets, tokenizer=SENTENCEPIECE, root=str(tmp_path))
+    pieces = options.build()
+    bytes_ = config(datasets, tokenizer={"type": "byte"}, root=str(tmp_path))
+    fewer = config({"texts": text(texts, validation_every=20)}, root=str(tmp_path))
+    for other, tokenizer in ((bytes_, None), (fewer, pieces.tokenizer)):
+        plain = other.build(tokenizer=tokenizer)
+        assert other.build(tokenizer=tokenizer, folders=pieces.folders).folders == plain.folders
+        assert plain.folders != pieces.folders
+    shutil.rmtree(pieces.folders["texts"])
+    assert options.build(folders=pieces.folders).folders == pieces.folders  # made again
+
+
+def test_errors_of_a_dataset_have_its_whole_key(texts, dataset, tmp_path):
+    good = text(texts)
+    cases = [
+        ("more", text(tmp_path), r"^data\.datasets\.more\.corpus\.paths: the corpus is empty"),
+        ("more", text(texts, validation_every=99), r"^data\.datasets\.more\.validation_every: no "),
+        (
+            "more",
+            {"type": "prepared", "path": "/no"},
+            r"^data\.datasets\.more: /no is no tokenised",
+        ),
+        # As `evaluate --data` calls it: no key of a config leads there.
+        ("no/a.txt", text("no"), r"^dataset 'no/a\.txt': the corpus is empty .*'no/\*\.txt'"),
+    ]
+    for kind in ({"type": "byte"}, SENTENCEPIECE):
+        for name, bad, message in cases:
+            options = config({"good": good, name: bad}, tokenizer=kind, root=str(tmp_path / "root"))
+            with pytest.raises(ValueError, match=message):
+                options.build()
+
+
+def test_prefetch_is_the_number_of_batches_read_ahead(monkeypatch):
+    together = threading.Barrier(3, timeout=10)  # opens when three threads wait in it
+    reads = []
+
+    def read_rows(self, starts, length):
+        reads.append(starts)
+        together.wait()
+        return np.zeros((len(starts), length), np.int32)
+
+    monkeypatch.setattr(SyntheticStream, "read_rows", read_rows)
+    data = config({"s": {"type": "synthetic"}}, prefetch=3).build()
+    batches = data.train_loader(seed=0).iterate()
+    next(batches)
+    batches.close()
+    assert len(reads) == 3
+
+
 def test_a_prepared_dataset_brings_its_tokenizer(dataset, tokenizer):
     data = config({"texts": {"type": "prepared", "path": str(dataset)}}).build()
     assert data.tokenizer.fingerprint == tokenizer.fingerprint
     assert data.delimiter_id == tokenizer.delimiter_id
-    assert data.train_loader(seed=0).rows_per_epoch["texts"] > 100
+    assert data.train_loader(seed=0).batch(0)["tokens"].shape == (4, 32)
 
 
 def test_a_dataset_of_another_tokenizer_is_refused(dataset, texts, tmp_path):
@@ -71,7 +143,7 @@ def test_bin_and_synthetic_streams_need_no_tokenizer(tmp_path):
     assert data.tokenizer is None
     assert list(data.validation_loaders()) == ["synthetic"]
     loader = data.train_loader(seed=0, rows=slice(2, 4))
-    assert loader.rows_per_epoch == {"bin": 15}  # weight 0 is not trained on
+    assert list(data.training_streams) == ["bin"]  # weight 0 is not trained on
     assert loader.batch(0)["tokens"].shape == (2, 32)
     stream = open_stream(options.datasets["bin"], "train")
     np.testing.assert_array_equal(read(stream, 3, 6), [3, 4, 5])

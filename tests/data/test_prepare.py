@@ -223,8 +223,8 @@ def test_a_document_that_is_not_utf8_is_named(tmp_path):
     ("files", "message"),
     [
         ([], "matches no file"),
-        (["", ""], "the corpus is empty: it has 0 documents"),
-        (["one", "two"], r"no document is held out: the corpus has 2 .* lower `validation_every`"),
+        (["", ""], "the corpus is empty or missing: it has no document with text"),
+        (["one", "two"], r"texts\.validation_every: no document is held out: the corpus has 2 "),
     ],
 )
 def test_an_empty_corpus_is_refused(tmp_path, files, message):
@@ -232,6 +232,9 @@ def test_an_empty_corpus_is_refused(tmp_path, files, message):
         (tmp_path / f"{index}.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path, tmp_path / "root", tokenizer=ByteTokenizerConfig())
+    if not any(files):  # also where a tokenizer would be trained on it
+        with pytest.raises(ValueError, match="the corpus is empty or missing"):
+            prepare(tmp_path, tmp_path / "root")
     assert not list(tmp_path.glob("root/*/tokens.json"))
 
 

@@ -125,13 +125,22 @@ def test_training_is_reproducible_and_bounded_by_its_budget():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"vocab_size": 60_000}, "vocab_size"),
-        ({"model_path": "/nowhere/x.model"}, "tokenizer.model_path"),
+        ({"vocab_size": 60_000}, r"data\.tokenizer\.vocab_size"),
+        ({"model_path": "/nowhere/x.model"}, r"data\.tokenizer\.model_path"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_made_names_the_key(config, message):
     with pytest.raises(ValueError, match=message):
         SentencePieceTokenizerConfig(**config).build([document(0)])
+
+
+def test_a_text_that_cannot_be_read_ends_the_training_with_its_own_error():
+    def texts():
+        yield document(0)
+        raise ValueError("a.gz is truncated")
+
+    with pytest.raises(ValueError, match=r"^a\.gz is truncated$"):
+        SentencePieceTokenizerConfig(vocab_size=400).build(texts())
 
 
 def test_training_and_loading_exclude_each_other():
@@ -144,7 +153,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, hf_json):
     (tmp_path / "x.model").write_bytes(b"not a model")
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         SentencePieceTokenizerConfig(model_path=str(tmp_path / "x.model")).build()
-    with pytest.raises(ValueError, match=r"<pad>.*tokenizer\.delimiter"):
+    with pytest.raises(ValueError, match=r"<pad>.*data\.tokenizer\.delimiter"):
         HuggingFaceTokenizerConfig(path=str(hf_json), delimiter="<|begin|>").build()
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="not a Hugging Face tokenizer"):
