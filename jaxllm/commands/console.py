@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a summary, a live bar, one line an event."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from jaxllm.hardware import usual_flops
 
 _LOG_SECONDS = 10.0  # without a terminal, a line at most this often
 _FILE_WIDTH = 120  # of tables that go to a file or a pipe
-_CALIBRATION_STEPS = 6  # after so many, the expected time is told again, as measured
+_CALIBRATION_STEPS = 10  # after so many, the expected time is told again, as measured
 
 
 class Console:
@@ -137,14 +138,17 @@ def step_shower(
 ) -> Callable[[Mapping[str, Any]], None]:
     """Shows each record on the bar, and after a few steps tells how long the rest will take."""
     is_told = False
+    speeds: list[float] = []
 
     def show(record: Mapping[str, Any]) -> None:
         nonlocal is_told
         console.step(record["step"], steps, record)
         remaining = steps - record["step"]
+        speeds.append(record["tokens_per_second"])
         if not is_told and record["step"] >= start + _CALIBRATION_STEPS and remaining:
             is_told = True
-            left = duration(remaining * tokens_per_step / record["tokens_per_second"])
+            # The median: the first steps also wake the machine up.
+            left = duration(remaining * tokens_per_step / statistics.median(speeds))
             console.say(f"at this speed the remaining {remaining:,} steps take {left}")
 
     return show

@@ -74,7 +74,9 @@ def test_data_of_no_known_kind_is_refused(finished):
 
 
 def test_a_run_without_validation_data_says_what_to_give(uninterrupted):
-    with pytest.raises(ValueError, match="has no validation split; give text or a dataset with --data"):
+    with pytest.raises(
+        ValueError, match="has no validation split; give text or a dataset with --data"
+    ):
         evaluate(uninterrupted)
 
 
