@@ -71,7 +71,9 @@ class CheckpointStore:
     def __enter__(self) -> "CheckpointStore":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if kind is not None and jax.process_count() > 1:
+            return  # closing waits for the other processes, and this one is failing alone
         with _writing(self.folder):
             self._manager.close()
 

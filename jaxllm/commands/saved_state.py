@@ -57,8 +57,8 @@ class SavedState:
     def __enter__(self) -> "SavedState":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._store.__exit__()
+    def __exit__(self, *error: Any) -> None:
+        self._store.__exit__(*error)
 
     @property
     def wall_seconds(self) -> float:
