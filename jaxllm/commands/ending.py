@@ -1,5 +1,8 @@
 """The end of a run: summary.json, and what a person is shown."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,14 @@ def show_ending(run_dir: Path, console: Console) -> None:
             line += f" (xz -9e on the same text: {summary['xz_bits_per_byte']:.4f})"
         console.say(line)
     console.say(f"run folder  {run_dir}")
-    console.say(f"next        jaxllm report {run_dir}")
+    console.say(f"next        {_command()} report {run_dir}")
+
+
+def _command() -> str:
+    """How this user calls jaxllm: by its name, or by its path where that is not on PATH."""
+    if shutil.which("jaxllm"):
+        return "jaxllm"
+    return os.path.relpath(Path(sys.executable).with_name("jaxllm"))
 
 
 def _raw_texts(data: DataConfig) -> tuple[bytes, bytes]:

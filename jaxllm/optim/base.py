@@ -4,6 +4,7 @@ Gradients are clipped by their global norm, turned into a direction by the optim
 joined by the decayed weights, and scaled by minus the rate of the step.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -27,7 +28,7 @@ MomentDtype = Literal["float32", "bfloat16"]
 DECAYED_ROLES = ("hidden", "embedding", "output")
 
 
-class Optimizer(Config):
+class Optimizer(Config, ABC):
     """The base of every optimizer config; a subclass names its type and its direction."""
 
     learning_rate: Rate
@@ -71,9 +72,9 @@ class Optimizer(Config):
             return optax.identity()
         return optax.clip_by_global_norm(self.clip_norm)
 
+    @abstractmethod
     def direction(self, specs: Specs) -> optax.GradientTransformation:
         """From clipped gradients to the direction of the step, rising, before the rate."""
-        raise NotImplementedError
 
     def decay(self, specs: Specs) -> optax.GradientTransformation:
         """What pulls the weights towards zero, before the rate."""

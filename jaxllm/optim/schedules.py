@@ -5,6 +5,7 @@ optimizer with two rates runs both through the same shape. Steps count from 0, a
 step s scales the update that leads from step s to s + 1.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import optax
@@ -13,7 +14,7 @@ from pydantic import Field
 from jaxllm.schema import Config
 
 
-class Schedule(Config):
+class Schedule(Config, ABC):
     """What all schedules share: the warmup, and how the parts are joined."""
 
     warmup_steps: int = Field(default=0, ge=0)
@@ -40,9 +41,9 @@ class Schedule(Config):
         self.check(total_steps)
         return _after_warmup(self.main_part(peak, total_steps), peak, self.warmup_steps)
 
+    @abstractmethod
     def main_part(self, peak: float, total_steps: int) -> optax.Schedule:
         """The schedule after the warmup, its steps counted from the end of the warmup."""
-        raise NotImplementedError
 
 
 def _after_warmup(main: optax.Schedule, peak: float, warmup_steps: int) -> optax.Schedule:
