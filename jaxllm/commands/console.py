@@ -98,17 +98,20 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
     dataset_tokens = sum(stream.num_tokens for stream, _ in data.training_streams.values())
     tokens_per_step = config.data.global_batch_size * config.data.sequence_length
     total_tokens = tokens_per_step * config.training.steps
-    mesh = " x ".join(f"{axis} {size}" for axis, size in parts.layout.mesh.shape.items())
+    mesh = " x ".join(
+        f"{axis} {size}" for axis, size in parts.layout.mesh.shape.items() if size > 1
+    )
     device = parts.layout.mesh.devices.flat[0]
+    dtype = config.model.compute_dtype(parts.layout.platform)
     lines = [
         f"model       {parts.num_params:,} parameters, {config.model.num_layers} layers, "
-        f"vocabulary {parts.model.vocab_size:,}, {config.model.compute_dtype} compute",
+        f"vocabulary {parts.model.vocab_size:,}, {dtype} compute",
         f"data        {dataset_tokens:,} training tokens; {tokens_per_step:,} tokens a step x "
         f"{config.training.steps:,} steps = {total_tokens:,} tokens "
         f"({total_tokens / max(dataset_tokens, 1):.2f} epochs)",
         f"expected    {_expected_time(config, parts, total_tokens)} of training on "
         f"{len(parts.layout.mesh.devices.flat)} x {device.device_kind}",
-        f"layout      {config.parallel.layout} on {mesh}",
+        f"layout      {config.parallel.layout} on {mesh or 'one device'}",
         f"run folder  {config.run_dir}",
         "settings    " + _settings(config),
     ]

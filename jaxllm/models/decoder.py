@@ -110,12 +110,11 @@ class DecoderConfig(Config):
         """Width of one head."""
         return self.head_dim or self.embed_dim // self.num_heads
 
-    @property
-    def compute_dtype(self) -> jnp.dtype:
-        """The dtype of activations on the platform at hand."""
+    def compute_dtype(self, platform: str) -> jnp.dtype:
+        """The dtype of activations on a platform (cpu, gpu, tpu)."""
         if self.dtype == "auto":
             # Without matrix units for it, bf16 is 2.5 times slower than float32 on a CPU.
-            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+            return jnp.dtype("float32" if platform == "cpu" else "bfloat16")
         return jnp.dtype(self.dtype)
 
     @property
@@ -208,17 +207,18 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """(B, T, D) -> (B, T, D) and this layer's cache."""
         branch_BTD, cache = self.attention(
-            self.attention_norm(x_BTD),
+            constrain(layout, self.attention_norm(x_BTD), "batch", "length", "act_embed"),
             positions_BT=positions_BT,
             segment_ids_BT=segment_ids_BT,
             cache=cache,
             layout=layout,
         )
         x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 0))
-        x_BTD = constrain(layout, x_BTD, "batch", "length", "act_embed")
-        branch_BTD = self.mlp(self.mlp_norm(x_BTD), layout=layout)
+        x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
+        h_BTD = constrain(layout, self.mlp_norm(x_BTD), "batch", "length", "act_embed")
+        branch_BTD = self.mlp(h_BTD, layout=layout)
         x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 1))
-        return constrain(layout, x_BTD, "batch", "length", "act_embed"), cache
+        return constrain(layout, x_BTD, "batch", "residual_length", "act_embed"), cache
 
 
 class Decoder(nnx.Module):
@@ -301,12 +301,13 @@ class Decoder(nnx.Module):
         """As `__call__`, with a cache of every layer (L, B, S, K, H) read and extended."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        dtype = self.config.compute_dtype
+        platform = jax.default_backend() if layout is None else layout.platform
+        dtype = self.config.compute_dtype(platform)
         x_BTD = self.embed(tokens_BT, dtype=dtype, layout=layout)
         if self.position_embed is not None:
             x_BTD = x_BTD + self.position_embed(positions_BT, dtype=dtype, layout=layout)
         x_BTD = dropout(x_BTD, self.config.dropout, fold_in(keys_B, self.config.num_layers))
-        x_BTD = constrain(layout, x_BTD, "batch", "length", "act_embed")
+        x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
 
         def body(block: Block, x_BTD: jax.Array, xs: tuple) -> tuple[jax.Array, Cache | None]:
             index, layer_cache = xs
@@ -320,7 +321,8 @@ class Decoder(nnx.Module):
             )
 
         x_BTD, cache = self.blocks(body, x_BTD, (jnp.arange(self.config.num_layers), cache))
-        return self._logits(self.norm(x_BTD), layout), cache
+        x_BTD = constrain(layout, self.norm(x_BTD), "batch", "length", "act_embed")
+        return self._logits(x_BTD, layout), cache
 
     def _logits(self, x_BTD: jax.Array, layout: Layout | None) -> jax.Array:
         logits_BTV = self.embed.attend(x_BTD) if self.out is None else self.out(x_BTD)
@@ -333,7 +335,7 @@ class Decoder(nnx.Module):
         """A cache of zeros for `batch_size` rows of up to `num_slots` tokens each."""
         config = self.config
         shape = (config.num_layers, batch_size, num_slots, config.kv_heads, config.head_size)
-        zeros_LBSKH = jnp.zeros(shape, config.compute_dtype)
+        zeros_LBSKH = jnp.zeros(shape, config.compute_dtype(jax.default_backend()))
         return Cache(zeros_LBSKH, zeros_LBSKH)
 
 

@@ -9,7 +9,9 @@ from typing import Literal, get_args
 
 # Dimensions of weights.
 WeightAxis = Literal[
+    "rounds",  # passes around the stages of a circular pipeline, outside of `layers`
     "layers",  # stacked blocks, scanned over
+    "experts",  # feed-forward networks to choose from
     "vocab",  # rows of the embedding, columns of the output projection
     "positions",  # rows of a learned position table
     "embed",  # the residual stream
@@ -17,19 +19,22 @@ WeightAxis = Literal[
     "kv_heads",  # key and value heads
     "head_dim",  # one head
     "mlp",  # the hidden layer of the feed-forward block
+    "expert_embed",  # the residual stream, in the weights of experts
 ]
 
 # Dimensions of activations. They have names of their own because one array may not use one
 # mesh axis twice, and because activations are cut where weights are not (and the reverse).
 ActivationAxis = Literal[
     "batch",
-    "length",
+    "length",  # positions, where attention and feed-forward look at them
+    "residual_length",  # positions of the residual stream, between blocks
     "act_embed",
     "act_heads",
     "act_kv_heads",
     "act_head_dim",
     "act_mlp",
     "act_vocab",
+    "act_experts",
 ]
 
 Axis = WeightAxis | ActivationAxis
@@ -47,7 +52,7 @@ class WeightSpec:
     """The one declaration of a weight; sharding, fan-in, decay and Muon's matrices follow from it.
 
     `input_dims` and `output_dims` are indices into `shape`: the dimensions a matmul sums over
-    and those it produces. Every other dimension (`layers`, later `experts`) is a batch of
+    and those it produces. Every other dimension (`layers`, `experts`) is a batch of
     independent weights, which an optimizer must treat one by one.
     """
 

@@ -5,71 +5,135 @@ hashable and passed explicitly, because jit's cache would not notice a change of
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxllm.hardware import Chip, find_chip
 from jaxllm.parallel.axes import ACTIVATION_AXES, WEIGHT_AXES, WeightSpec
 
-MeshAxis = Literal["data", "fsdp", "tensor"]
+# Outermost first: neighbours along the last axis are neighbours on the chips' network.
+#   slice    pods' slices, joined by the data-centre network; each computes its own rows
+#   stage    consecutive blocks, a pipeline         data     rows
+#   fsdp     rows, and the weights cut along with them
+#   expert   rows, and the experts of a mixture     context  positions of long rows
+#   tensor   heads, hidden units and vocabulary
+MeshAxis = Literal["slice", "stage", "data", "fsdp", "expert", "context", "tensor"]
 MESH_AXES: tuple[MeshAxis, ...] = get_args(MeshAxis)
 
-LayoutName = Literal["replicated", "data", "fsdp", "fsdp_tensor"]
+LayoutName = Literal["replicated", "data", "zero1", "fsdp"]
+ContextAttention = Literal["all_gather", "ring", "ulysses"]
 Rows = Mapping[str, tuple[MeshAxis, ...]]
+
+# What every layout but the plain ones does with the activations and the inner dimensions of
+# weights; each mesh axis of size 1 drops out, so any product of degrees is a row of this table.
+_INNER: Rows = {
+    "batch": ("slice", "data", "fsdp", "expert"),
+    # Positions between blocks are cut over `tensor` too, where norms and residual sums would
+    # otherwise be computed, and kept, by every device of the axis (arXiv:2205.05198).
+    "residual_length": ("context", "tensor"),
+    "length": ("context",),
+    "layers": ("stage",),
+    # Heads, hidden units and vocabulary (arXiv:1909.08053).
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "act_heads": ("tensor",),
+    "act_kv_heads": ("tensor",),
+    "act_mlp": ("tensor",),
+    "act_vocab": ("tensor",),
+    "experts": ("expert",),
+    "act_experts": ("expert",),
+}
+# Along the residual stream a weight is cut over every axis that otherwise cuts only activations.
+_CUT: Rows = {"embed": ("fsdp", "expert", "context"), "expert_embed": ("fsdp", "context")}
 
 LAYOUTS: dict[LayoutName, Rows] = {
     # Every device holds and computes everything: the reference the others are compared with.
     "replicated": {},
     # Weights everywhere, each device its own rows of the batch.
     "data": {
-        "batch": ("data",),
+        "batch": ("slice", "data"),
     },
-    # Weights and optimizer state cut along the residual stream, gathered layer by layer
-    # (ZeRO-3, arXiv:1910.02054).
-    "fsdp": {
-        "batch": ("data", "fsdp"),
-        "embed": ("fsdp",),
-    },
-    # In addition heads, hidden units and vocabulary cut over `tensor` (arXiv:1909.08053).
-    "fsdp_tensor": {
-        "batch": ("data", "fsdp"),
-        "embed": ("fsdp",),
-        "vocab": ("tensor",),
-        "heads": ("tensor",),
-        "kv_heads": ("tensor",),
-        "mlp": ("tensor",),
-        "act_heads": ("tensor",),
-        "act_kv_heads": ("tensor",),
-        "act_mlp": ("tensor",),
-        "act_vocab": ("tensor",),
-    },
+    # Weights whole along the residual stream, their optimizer state cut (ZeRO-1,
+    # arXiv:1910.02054): one gather of the updated weights a step.
+    "zero1": _INNER,
+    # Weights and optimizer state cut along the residual stream, gathered layer by layer (ZeRO-3).
+    "fsdp": {**_INNER, **_CUT},
 }
+
+# Where optimizer state lies, if not where its weight does.
+OPTIMIZER_ROWS: dict[LayoutName, Rows] = {"zero1": _CUT}
 
 # The mesh axis that takes the devices left over when the config does not say.
 FILL_AXIS: dict[LayoutName, MeshAxis] = {
     "replicated": "data",
     "data": "data",
+    "zero1": "fsdp",
     "fsdp": "fsdp",
-    "fsdp_tensor": "fsdp",
 }
 
 
 @dataclass(frozen=True)
+class Pipeline:
+    """How a batch passes through the stages.
+
+    num_microbatches: parts that the rows are cut in. num_rounds: times each part passes around
+    the stages; more rounds shorten the bubble and need more transfers.
+    """
+
+    num_microbatches: int
+    num_rounds: int
+
+
+@dataclass(frozen=True)
 class Layout:
-    """A layout resolved on a mesh: maps logical axes to shardings."""
+    """A layout resolved on a mesh: maps logical axes to shardings.
+
+    rules: the table's rows. context_attention: how attention crosses the mesh axis `context`.
+    pipeline: None unless the mesh has several stages.
+    """
 
     name: LayoutName
     mesh: Mesh
     rules: tuple[tuple[str, tuple[MeshAxis, ...]], ...]
+    context_attention: ContextAttention = "all_gather"
+    pipeline: Pipeline | None = None
+
+    @property
+    def platform(self) -> str:
+        """Where the program will run (cpu, gpu, tpu), which need not be where it is compiled."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def chip(self) -> Chip | None:
+        """The kind of chip in the mesh; None for one without a known peak (a CPU)."""
+        return find_chip(self.mesh.devices.flat[0].device_kind)
+
+    @property
+    def is_zigzag(self) -> bool:
+        """Whether positions are dealt out so that every shard has equal causal work."""
+        return self.axis_size("context") > 1 and self.context_attention != "ulysses"
+
+    def axis_size(self, mesh_axis: MeshAxis) -> int:
+        """Devices along a mesh axis."""
+        return self.mesh.shape.get(mesh_axis, 1)
 
     def mesh_axes(self, axis: str | None) -> tuple[MeshAxis, ...]:
-        """The mesh axes that a logical axis is cut over; () is replicated."""
+        """The mesh axes, of more than one device, that a logical axis is cut over."""
         if axis is None:
             return ()
         assert axis in WEIGHT_AXES or axis in ACTIVATION_AXES, f"unknown logical axis {axis!r}"
-        return dict(self.rules).get(axis, ())
+        row = dict(self.rules).get(axis, ())
+        return tuple(mesh_axis for mesh_axis in row if self.axis_size(mesh_axis) > 1)
+
+    def for_optimizer(self) -> "Layout":
+        """The layout of optimizer state and of the gradients it is updated from."""
+        rows = dict(self.rules) | dict(OPTIMIZER_ROWS.get(self.name, {}))
+        return replace(self, rules=tuple(sorted(rows.items())))
 
     def partition(self, axes: Sequence[str | None]) -> PartitionSpec:
         """The PartitionSpec of an array with these logical axes."""
@@ -98,7 +162,13 @@ def constrain(layout: Layout | None, x: jax.Array, *axes: str | None) -> jax.Arr
     return jax.lax.with_sharding_constraint(x, layout.sharding(axes))
 
 
-def resolve(name: LayoutName, mesh: Mesh) -> Layout:
+def resolve(
+    name: LayoutName,
+    mesh: Mesh,
+    *,
+    context_attention: ContextAttention = "all_gather",
+    pipeline: Pipeline | None = None,
+) -> Layout:
     """The layout `name` on `mesh`; ValueError if the mesh has a wide axis the layout ignores."""
     rows = LAYOUTS[name]
     used = {mesh_axis for entry in rows.values() for mesh_axis in entry} | {FILL_AXIS[name]}
@@ -108,7 +178,7 @@ def resolve(name: LayoutName, mesh: Mesh) -> Layout:
                 f"parallel.{mesh_axis} is {size}, but the layout {name!r} puts nothing on the mesh "
                 f"axis {mesh_axis!r}; set parallel.{mesh_axis}=1 or choose another parallel.layout"
             )
-    return Layout(name, mesh, tuple(sorted(rows.items())))
+    return Layout(name, mesh, tuple(sorted(rows.items())), context_attention, pipeline)
 
 
 def check_weights(layout: Layout, specs: Any) -> None:
@@ -118,10 +188,9 @@ def check_weights(layout: Layout, specs: Any) -> None:
         for dim, axis in enumerate(spec.axes):
             pieces = layout.degree(axis)
             if spec.shape[dim] % pieces:
-                over = " x ".join(layout.mesh_axes(axis))
                 problems.append(
                     f"  {path}: {axis} of size {spec.shape[dim]} cannot be cut in {pieces} "
-                    f"(parallel.{over})"
+                    f"({_keys(layout, axis)})"
                 )
     if problems:
         raise ValueError(
@@ -135,11 +204,28 @@ def check_batch(layout: Layout, rows: int, *, key: str) -> None:
     """Raise ValueError, naming the config key, unless `rows` divide over the batch's devices."""
     pieces = layout.degree("batch")
     if rows % pieces:
-        over = " x ".join(layout.mesh_axes("batch"))
         raise ValueError(
-            f"{key}: {rows} rows do not divide over the {pieces} devices of the mesh "
-            f"axes {over}; make it a multiple of {pieces} or change parallel.*"
+            f"{key}: {rows} rows do not divide over the {pieces} devices of "
+            f"{_keys(layout, 'batch')}; make it a multiple of {pieces} or change the degrees"
         )
+
+
+def check_length(layout: Layout, length: int, *, key: str) -> None:
+    """Raise ValueError, naming the config key, unless the mesh divides `length` positions."""
+    pieces = layout.degree("residual_length")
+    # Dealt out in zigzag, every shard of the context holds two stretches of a row.
+    stretches = layout.axis_size("context") * (2 if layout.is_zigzag else 1)
+    for parts in (pieces, stretches):
+        if length % parts:
+            raise ValueError(
+                f"{key}: {length} positions do not divide in {parts} parts for "
+                f"{_keys(layout, 'residual_length')}; make it a multiple of {parts} or change the "
+                "degrees"
+            )
+
+
+def _keys(layout: Layout, axis: str) -> str:
+    return " x ".join(f"parallel.{mesh_axis}" for mesh_axis in layout.mesh_axes(axis))
 
 
 def weight_items(specs: Any) -> Iterator[tuple[str, WeightSpec]]:

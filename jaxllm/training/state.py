@@ -34,14 +34,14 @@ def new_state(
 
 
 def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> TrainState:
-    """The sharding of every array of the state: optimizer state lies where its weight lies."""
+    """The sharding of every array of the state, as the layout's table says."""
     weights = weight_shardings(layout, specs)
-    axes = state_axes(abstract.opt_state, specs)
+    axes, optimizer_layout = state_axes(abstract.opt_state, specs), layout.for_optimizer()
     return TrainState(
         step=layout.sharding(),
         params=weights,
         opt_state=jax.tree.map(
-            lambda _, leaf_axes: layout.sharding(leaf_axes), abstract.opt_state, axes
+            lambda _, leaf_axes: optimizer_layout.sharding(leaf_axes), abstract.opt_state, axes
         ),
         ema=None if abstract.ema is None else weights,
     )

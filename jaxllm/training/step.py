@@ -67,7 +67,8 @@ def make_train_step(
     Metrics: loss (mean -log p of a target in nats), objective (what is minimised, a mean too),
     gradient_norm (before clipping), learning_rate and num_tokens, float32 scalars.
     """
-    shardings = weight_shardings(layout, specs)
+    # Where their optimizer state lies: what is updated in pieces is reduced in pieces.
+    gradient_shardings = weight_shardings(layout.for_optimizer(), specs)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         keys_B = example_keys(seed, state.step, batch["example_index"])
@@ -85,7 +86,7 @@ def make_train_step(
             gradients, sums = accumulate(
                 grad, state.params, (batch, keys_B), num_microbatches, layout
             )
-        gradients = jax.lax.with_sharding_constraint(gradients, shardings)
+        gradients = jax.lax.with_sharding_constraint(gradients, gradient_shardings)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = None if ema is None else ema.update(state.ema, params)

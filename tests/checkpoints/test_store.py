@@ -79,7 +79,7 @@ def test_what_is_kept(tmp_path, config, losses, kept):
 def test_another_layout_restores_equal_values_where_it_wants_them(tmp_path):
     layouts = [
         ParallelConfig(layout="fsdp").build(),
-        ParallelConfig(layout="fsdp_tensor", tensor=2).build(),
+        ParallelConfig(layout="fsdp", tensor=2).build(),
         ParallelConfig(layout="replicated").build(),
     ]
     params = weights(layouts[0])

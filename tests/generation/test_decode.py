@@ -126,7 +126,7 @@ def test_a_prompt_too_long_for_learned_positions():
 
 def test_sharded_weights_give_the_same_text():
     params, _, found = greedy("rope")
-    layout = ParallelConfig(layout="fsdp_tensor", tensor=2).build()
+    layout = ParallelConfig(layout="fsdp", tensor=2).build()
     model = tiny.abstract(CONFIGS["rope"])
     placed = jax.device_put(params, weight_shardings(layout, spec_dict(model)))
     assert make("rope", layout=layout)(placed, PROMPTS) == found

@@ -18,7 +18,7 @@ from jaxllm.parallel.layouts import (
 )
 from jaxllm.parallel.mesh import ParallelConfig
 
-FSDP_TENSOR = ParallelConfig(layout="fsdp_tensor", tensor=2)
+FSDP_TENSOR = ParallelConfig(layout="fsdp", tensor=2)
 
 
 def test_weights_are_cut_as_the_table_says():
@@ -84,7 +84,7 @@ def test_a_wide_mesh_axis_that_the_layout_ignores():
         ("data", {"tensor": 2}, "tensor"),
         ("data", {"fsdp": 4}, "fsdp"),
         ("replicated", {"fsdp": 8, "data": 1}, "fsdp"),
-        ("fsdp", {"tensor": 8}, "tensor"),
+        ("data", {"stage": 2}, "stage"),
     ]:
         with pytest.raises(ValueError, match=rf"parallel\.{axis} is .*'{layout}' puts nothing on"):
             ParallelConfig(layout=layout, **sizes).build()
@@ -93,7 +93,7 @@ def test_a_wide_mesh_axis_that_the_layout_ignores():
 def test_every_size_that_does_not_divide_is_listed():
     sizes = {"embed_dim": 36, "head_dim": 8, "num_kv_heads": 1, "mlp_dim": 42}
     specs = spec_dict(tiny.abstract(tiny.config(**sizes)))
-    layout = ParallelConfig(layout="fsdp_tensor", fsdp=2, tensor=4).build()
+    layout = ParallelConfig(layout="fsdp", fsdp=2, tensor=4).build()
     with pytest.raises(ValueError) as caught:
         check_weights(layout, specs)
     message = str(caught.value)
@@ -106,7 +106,7 @@ def test_every_size_that_does_not_divide_is_listed():
     )
     assert "mlp.down.kernel" in message
     assert "embed of size" not in message  # 36 halves
-    assert "'fsdp_tensor'" in message
+    assert "'fsdp'" in message
     assert "change the model's size, or the parallel.* degree" in message
 
 
@@ -118,7 +118,8 @@ def test_batch_rows_that_do_not_divide():
     layout = ParallelConfig(layout="fsdp", data=2).build()
     check_batch(layout, 16, key="data.global_batch_size")
     with pytest.raises(
-        ValueError, match=r"data\.global_batch_size: 12 rows .* 8 devices.*data x fsdp.*of 8"
+        ValueError,
+        match=r"data\.global_batch_size: 12 rows .* 8 .*parallel\.data x parallel\.fsdp.*of 8",
     ):
         check_batch(layout, 12, key="data.global_batch_size")
     check_batch(ParallelConfig(layout="replicated").build(), 3, key="data.global_batch_size")

@@ -15,22 +15,25 @@ from jaxllm.parallel.mesh import ParallelConfig
         ({"data": 2}, 8, (2, 4, 1)),
         ({"layout": "data"}, 8, (8, 1, 1)),
         ({"layout": "replicated"}, 8, (8, 1, 1)),
-        ({"layout": "fsdp_tensor", "tensor": 4}, 8, (1, 2, 4)),
-        ({"layout": "fsdp_tensor", "tensor": 2, "data": 2}, 16, (2, 4, 2)),
+        ({"layout": "fsdp", "tensor": 4}, 8, (1, 2, 4)),
+        ({"layout": "fsdp", "tensor": 2, "data": 2}, 16, (2, 4, 2)),
         ({"layout": "fsdp", "data": 4, "fsdp": 2}, 8, (4, 2, 1)),
     ],
 )
 def test_sizes(settings, num_devices, sizes):
     found = ParallelConfig(**settings).sizes(num_devices)
-    assert found == dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+    assert {axis: found.pop(axis) for axis in ("data", "fsdp", "tensor")} == dict(
+        zip(("data", "fsdp", "tensor"), sizes, strict=True)
+    )
+    assert set(found.values()) == {1}
 
 
 @pytest.mark.parametrize(
     ("settings", "num_devices", "message"),
     [
-        ({"fsdp": 4}, 8, r"parallel\.fsdp=4 .* is 4 devices, but there are 8"),
+        ({"fsdp": 4}, 8, r"parallel\.fsdp=4 is 4 devices, but there are 8"),
         ({"data": 3}, 8, r"parallel\.data=3 .* is 6 devices, but there are 8"),
-        ({"layout": "fsdp_tensor", "tensor": 16}, 8, r"is 16 devices, .* leave parallel\.fsdp out"),
+        ({"layout": "fsdp", "tensor": 16}, 8, r"is 16 devices, .* leave parallel\.fsdp out"),
     ],
 )
 def test_sizes_whose_product_is_wrong(settings, num_devices, message):
@@ -39,10 +42,14 @@ def test_sizes_whose_product_is_wrong(settings, num_devices, message):
 
 
 def test_the_mesh_holds_each_device_once():
-    mesh = ParallelConfig(layout="fsdp_tensor", tensor=2, data=2).build().mesh
-    assert mesh.shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    mesh = ParallelConfig(layout="fsdp", tensor=2, data=2).build().mesh
+    assert {axis: size for axis, size in mesh.shape.items() if size > 1} == {
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 2,
+    }
     assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
-    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert mesh.axis_types == (AxisType.Auto,) * 7
 
 
 def test_a_part_of_the_devices():

@@ -53,7 +53,7 @@ def test_hosts_share_the_rows_out_in_order(config, num_hosts):
 
 def test_hosts_that_hold_the_same_rows_feed_the_same_rows():
     """A tensor axis over four devices spans two hosts of two; both read its rows."""
-    blocks = rows_by_host(ParallelConfig(layout="fsdp_tensor", tensor=4), 4)
+    blocks = rows_by_host(ParallelConfig(layout="fsdp", tensor=4), 4)
     assert blocks == [slice(0, 8), slice(0, 8), slice(8, 16), slice(8, 16)]
     assert rows_by_host(ParallelConfig(layout="replicated"), 4) == [slice(0, ROWS)] * 4
 
@@ -65,7 +65,7 @@ def test_rows_that_are_not_one_block_are_a_bug():
 
 
 @pytest.mark.parametrize(
-    "config", [ParallelConfig(layout="fsdp"), ParallelConfig(layout="fsdp_tensor", tensor=2)]
+    "config", [ParallelConfig(layout="fsdp"), ParallelConfig(layout="fsdp", tensor=2)]
 )
 def test_a_global_batch_holds_every_row_once(config):
     layout = config.build()

@@ -31,7 +31,9 @@ LAYOUTS = {
     "replicated": ParallelConfig(layout="replicated"),
     "data": ParallelConfig(layout="data"),
     "fsdp": ParallelConfig(layout="fsdp", data=2),
-    "fsdp_tensor": ParallelConfig(layout="fsdp_tensor", tensor=2),
+    "zero1": ParallelConfig(layout="zero1", data=2),
+    "slices": ParallelConfig(layout="fsdp", slice=2),
+    "fsdp_tensor": ParallelConfig(layout="fsdp", tensor=2),
 }
 
 

@@ -66,9 +66,10 @@ def assert_in_place(state, run):
             assert leaf.size <= 3, path  # step counts, and Muon's three coefficients
             continue
         assert leaf.shape == spec.shape, path
+        is_optimizer = path[0].name == "opt_state"
+        layout = run.layout.for_optimizer() if is_optimizer else run.layout
         cut = tuple(
-            size // run.layout.degree(axis)
-            for size, axis in zip(spec.shape, spec.axes, strict=True)
+            size // layout.degree(axis) for size, axis in zip(spec.shape, spec.axes, strict=True)
         )
         assert pieces == {cut}, path
         owned += 1
