@@ -18,7 +18,8 @@ from jaxllm.nn.linear import Linear
 from jaxllm.nn.mlp import Activation, Mlp
 from jaxllm.nn.norm import Norm, NormType
 from jaxllm.nn.param import Initializer, fan_in_normal, normal, zeros
-from jaxllm.nn.stack import RematPolicy, Stack
+from jaxllm.nn.remat import OffloadPolicy, RematPolicy, check_offload, kept
+from jaxllm.nn.stack import Stack
 from jaxllm.parallel.layouts import Layout, constrain
 from jaxllm.schema import Config
 
@@ -81,7 +82,10 @@ class DecoderConfig(Config):
     attention: Implementation = "auto"
     """Attention implementation: auto, xla, or cudnn (NVIDIA GPUs)."""
     remat: RematPolicy = "none"
-    """Recomputed in the backward pass: none, all but matmuls (dots), or whole blocks (full)."""
+    """Activations kept for the backward pass, others are recomputed: none (all are kept), dots
+    (matmul results), full (only the inputs of blocks), or by name: qkv, qkv_mlp, matmuls."""
+    offload: OffloadPolicy = "none"
+    """Named activations kept in host memory instead of being recomputed: none, qkv or qkv_mlp."""
     is_scanned: bool = True
     """Whether blocks run as one compiled loop rather than unrolled."""
 
@@ -98,6 +102,7 @@ class DecoderConfig(Config):
             )
         if self.positions == "rope" and self.head_size % 2:
             raise ValueError(f"head_dim={self.head_size} is odd; rotary positions rotate pairs")
+        check_offload(self.remat, self.offload)
         return self
 
     @property
@@ -213,7 +218,7 @@ class Block(nnx.Module):
             cache=cache,
             layout=layout,
         )
-        x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 0))
+        x_BTD = x_BTD + dropout(kept(branch_BTD, "branch"), self.dropout, fold_in(keys_B, 0))
         x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
         h_BTD = constrain(layout, self.mlp_norm(x_BTD), "batch", "length", "act_embed")
         branch_BTD = self.mlp(h_BTD, layout=layout)
@@ -248,6 +253,7 @@ class Decoder(nnx.Module):
             lambda layer_key: Block(layer_key, config),
             num_layers=config.num_layers,
             remat=config.remat,
+            offload=config.offload,
             is_scanned=config.is_scanned,
         )
         self.norm = _norm(norm_key, config)

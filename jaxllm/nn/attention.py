@@ -13,6 +13,7 @@ from jaxllm.kernels.attention import Implementation, attention
 from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.norm import Norm
 from jaxllm.nn.param import Initializer
+from jaxllm.nn.remat import kept
 from jaxllm.nn.rope import rotate
 from jaxllm.parallel.layouts import Layout, constrain
 
@@ -87,6 +88,7 @@ class Attention(nnx.Module):
         q_BTNH = constrain(layout, q_BTNH, "batch", "length", "act_heads", None)
         k_BTKH = constrain(layout, k_BTKH, "batch", "length", "act_kv_heads", None)
         v_BTKH = constrain(layout, self.value(x_BTD), "batch", "length", "act_kv_heads", None)
+        q_BTNH, k_BTKH, v_BTKH = kept(q_BTNH, "query"), kept(k_BTKH, "key"), kept(v_BTKH, "value")
         if cache is None:
             k_BSKH, v_BSKH, slots_BT = k_BTKH, v_BTKH, None
         else:

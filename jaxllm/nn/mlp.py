@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.param import Initializer
+from jaxllm.nn.remat import kept
 from jaxllm.parallel.layouts import Layout, constrain
 
 Activation = Literal["silu", "gelu", "gelu_exact", "relu", "relu_squared"]
@@ -57,8 +58,8 @@ class Mlp(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, layout: Layout | None) -> jax.Array:
         """(B, T, D) -> (B, T, D)."""
         act = ACTIVATIONS[self.activation]
-        up_BTF = constrain(layout, self.up(x_BTD), "batch", "length", "act_mlp")
+        up_BTF = kept(constrain(layout, self.up(x_BTD), "batch", "length", "act_mlp"), "up")
         if self.gate is None:
             return self.down(act(up_BTF))
-        gate_BTF = constrain(layout, self.gate(x_BTD), "batch", "length", "act_mlp")
+        gate_BTF = kept(constrain(layout, self.gate(x_BTD), "batch", "length", "act_mlp"), "gate")
         return self.down(act(gate_BTF) * up_BTF)

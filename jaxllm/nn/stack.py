@@ -4,14 +4,13 @@ This file alone knows that layers are stacked; compile time does not grow with d
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from flax import nnx
 
 from jaxllm.nn.param import is_param
-
-RematPolicy = Literal["none", "dots", "full"]
+from jaxllm.nn.remat import OffloadPolicy, RematPolicy, recompute
 
 
 class Stack(nnx.Module):
@@ -24,6 +23,7 @@ class Stack(nnx.Module):
         *,
         num_layers: int,
         remat: RematPolicy,
+        offload: OffloadPolicy = "none",
         is_scanned: bool,
     ):
         layers = jax.vmap(make_layer)(jax.random.split(key, num_layers))
@@ -34,6 +34,7 @@ class Stack(nnx.Module):
         )
         self.num_layers = num_layers
         self.remat = remat
+        self.offload = offload
         self.is_scanned = is_scanned
 
     def __call__(
@@ -46,21 +47,8 @@ class Stack(nnx.Module):
             return body(layer, carry, x)
 
         return jax.lax.scan(
-            recompute(step, self.remat, is_looped=self.is_scanned),
+            recompute(step, self.remat, offload=self.offload, is_looped=self.is_scanned),
             carry,
             (self.layers, xs),
             unroll=1 if self.is_scanned else self.num_layers,
         )
-
-
-def recompute(step: Callable, policy: RematPolicy, *, is_looped: bool) -> Callable:
-    """`step`, keeping for the backward pass everything, only its matmul results, or its input."""
-    if policy == "none":
-        return step
-    saved = {
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "full": jax.checkpoint_policies.nothing_saveable,
-    }
-    # Without a barrier the compiler merges the recomputation with the first computation and keeps
-    # its results after all; inside a loop it cannot.
-    return jax.checkpoint(step, policy=saved[policy], prevent_cse=not is_looped)

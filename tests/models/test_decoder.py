@@ -93,8 +93,18 @@ def test_scanned_unrolled_and_recomputed_are_equal():
     shared = {"num_layers": 2, "has_qk_norm": True, "logit_soft_cap": 5.0}
     params = param_dict(tiny.decoder(tiny.config(**shared)))
     expected = None
-    for is_scanned, remat in [(True, "none"), (True, "full"), (False, "dots")]:
-        model = tiny.abstract(tiny.config(**shared, remat=remat, is_scanned=is_scanned))
+    for is_scanned, remat, offload in [
+        (True, "none", "none"),
+        (True, "full", "none"),
+        (False, "dots", "none"),
+        (True, "qkv", "none"),
+        (False, "qkv_mlp", "none"),
+        (True, "matmuls", "none"),
+        (True, "full", "qkv"),
+        (True, "qkv", "qkv_mlp"),
+    ]:
+        options = {"remat": remat, "offload": offload, "is_scanned": is_scanned}
+        model = tiny.abstract(tiny.config(**shared, **options))
 
         def loss(params, model=model):
             return CausalLm()(bind(model, params), batch).loss
