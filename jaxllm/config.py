@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.config_errors import explain
@@ -20,6 +20,7 @@ from jaxllm.schema import Config
 from jaxllm.training.metrics import MetricsConfig
 from jaxllm.training.profile import ProfileConfig
 from jaxllm.training.step import TrainingConfig
+from jaxllm.xla_flags import FlagValue
 
 
 class RunConfig(Config):
@@ -51,8 +52,13 @@ class RunConfig(Config):
     """Where metrics are written."""
     profile: ProfileConfig = ProfileConfig()
     """A window of steps recorded by the profiler."""
+    xla_flags: dict[str, FlagValue | None] = Field(default_factory=dict)
+    """Compiler options by name, beside or instead of those for the chip; null takes one out."""
     compilation_cache: str | None = "~/.cache/jaxllm/compiled"
     """Folder of compiled programs, reused by later runs; null compiles anew each time."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # dictionaries inside have no hash of their own
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
@@ -230,9 +236,11 @@ MAY_CHANGE = (
     "metrics",
     "profile",
     "compilation_cache",
+    "xla_flags",
     "training.num_microbatches",
     "model.attention",
     "model.remat",
+    "model.offload",
     "model.is_scanned",
     "data.root",
     "data.workers",

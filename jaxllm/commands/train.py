@@ -18,6 +18,7 @@ from jaxllm.parallel.shard import global_batch, host_rows
 from jaxllm.training.guards import StopRequest
 from jaxllm.training.step_log import StepLog
 from jaxllm.training.throughput import Throughput
+from jaxllm.xla_flags import compiler_options
 
 
 def train(config: RunConfig, *, dry_run: bool = False) -> int:
@@ -39,6 +40,7 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
         rows = host_rows(layout, config.data.global_batch_size)
         loader = data.train_loader(seed=config.seed, rows=rows)
         lowered = lower_step(config, parts, loader.batch(0))
+        options = compiler_options(layout.mesh.devices.flat, config.xla_flags)
         console.say(run_summary(config, parts, data))
         if dry_run:
             console.say("dry run: everything fits; nothing was trained")
@@ -52,7 +54,7 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
         # Restored first: a checkpoint of another architecture is not worth compiling for.
         state = saved.restore(parts) if saved.start else initial_state(config, parts)
         writer = stack.enter_context(run_folder.open_metrics(run_dir, config, step=saved.start))
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
         console.say(f"resuming at step {saved.start}" if saved.start else "training from scratch")
         validation = Validation(config, parts, data, writer=writer, console=console)
         clock = _clock(config, parts)

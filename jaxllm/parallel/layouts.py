@@ -94,7 +94,8 @@ class Layout:
     """A layout resolved on a mesh: maps logical axes to shardings.
 
     rules: the table's rows. context_attention: how attention crosses the mesh axis `context`.
-    pipeline: None unless the mesh has several stages.
+    pipeline: None unless the mesh has several stages. is_optimizer_offloaded: optimizer state lies
+    in host memory between steps.
     """
 
     name: LayoutName
@@ -102,6 +103,7 @@ class Layout:
     rules: tuple[tuple[str, tuple[MeshAxis, ...]], ...]
     context_attention: ContextAttention = "all_gather"
     pipeline: Pipeline | None = None
+    is_optimizer_offloaded: bool = False
 
     @property
     def platform(self) -> str:
@@ -168,6 +170,7 @@ def resolve(
     *,
     context_attention: ContextAttention = "all_gather",
     pipeline: Pipeline | None = None,
+    is_optimizer_offloaded: bool = False,
 ) -> Layout:
     """The layout `name` on `mesh`; ValueError if the mesh has a wide axis the layout ignores."""
     rows = LAYOUTS[name]
@@ -178,7 +181,14 @@ def resolve(
                 f"parallel.{mesh_axis} is {size}, but the layout {name!r} puts nothing on the mesh "
                 f"axis {mesh_axis!r}; set parallel.{mesh_axis}=1 or choose another parallel.layout"
             )
-    return Layout(name, mesh, tuple(sorted(rows.items())), context_attention, pipeline)
+    return Layout(
+        name,
+        mesh,
+        tuple(sorted(rows.items())),
+        context_attention,
+        pipeline,
+        is_optimizer_offloaded,
+    )
 
 
 def check_weights(layout: Layout, specs: Any) -> None:

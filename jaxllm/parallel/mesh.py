@@ -45,6 +45,9 @@ class ParallelConfig(Config):
     pipeline_rounds: PositiveInt = 1
     """Times each part passes around the stages; more shorten the bubble and need more transfers."""
 
+    offload_optimizer: bool = False
+    """Whether optimizer state lies in host memory between steps; each step moves it twice."""
+
     @model_validator(mode="after")
     def _pipeline_is_used(self) -> "ParallelConfig":
         if self.stage == 1:
@@ -72,6 +75,7 @@ class ParallelConfig(Config):
             make_mesh(self.sizes(len(devices), num_slices=num_slices(devices)), devices),
             context_attention=self.context_attention,
             pipeline=pipeline,
+            is_optimizer_offloaded=self.offload_optimizer,
         )
 
     def sizes(self, num_devices: int, *, num_slices: int = 1) -> dict[str, int]:

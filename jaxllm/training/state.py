@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from jaxllm.nn.param import Nested
 from jaxllm.optim import EmaConfig, state_axes
@@ -37,12 +38,17 @@ def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> Trai
     """The sharding of every array of the state, as the layout's table says."""
     weights = weight_shardings(layout, specs)
     axes, optimizer_layout = state_axes(abstract.opt_state, specs), layout.for_optimizer()
+
+    def where(leaf: Any, leaf_axes: Any) -> NamedSharding:
+        sharding = optimizer_layout.sharding(leaf_axes)
+        # Step counts stay: they are not worth a transfer.
+        is_away = layout.is_optimizer_offloaded and leaf.ndim > 0
+        return sharding.with_memory_kind("pinned_host") if is_away else sharding
+
     return TrainState(
         step=layout.sharding(),
         params=weights,
-        opt_state=jax.tree.map(
-            lambda _, leaf_axes: optimizer_layout.sharding(leaf_axes), abstract.opt_state, axes
-        ),
+        opt_state=jax.tree.map(where, abstract.opt_state, axes),
         ema=None if abstract.ema is None else weights,
     )
 

@@ -87,7 +87,10 @@ def make_train_step(
                 grad, state.params, (batch, keys_B), num_microbatches, layout
             )
         gradients = jax.lax.with_sharding_constraint(gradients, gradient_shardings)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        opt_state = state.opt_state
+        if layout.is_optimizer_offloaded:
+            opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
+        updates, opt_state = optimizer.update(gradients, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = None if ema is None else ema.update(state.ema, params)
         metrics = {

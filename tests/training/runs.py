@@ -32,6 +32,7 @@ LAYOUTS = {
     "data": ParallelConfig(layout="data"),
     "fsdp": ParallelConfig(layout="fsdp", data=2),
     "zero1": ParallelConfig(layout="zero1", data=2),
+    "offloaded": ParallelConfig(layout="fsdp", data=2, offload_optimizer=True),
     "slices": ParallelConfig(layout="fsdp", slice=2),
     "fsdp_tensor": ParallelConfig(layout="fsdp", tensor=2),
 }

@@ -72,6 +72,8 @@ def assert_in_place(state, run):
             size // layout.degree(axis) for size, axis in zip(spec.shape, spec.axes, strict=True)
         )
         assert pieces == {cut}, path
+        is_away = is_optimizer and run.layout.is_optimizer_offloaded
+        assert (leaf.sharding.memory_kind == "pinned_host") == is_away, path
         owned += 1
     assert owned >= 3 * len(by_path)  # weight, average, and one moment or two
 

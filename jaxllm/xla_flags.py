@@ -1,0 +1,90 @@
+"""Compiler options for each generation of chips, each with its reason and its measured effect.
+
+They are given to the compiler with the program, not through the environment, so that two programs
+of one process may differ and a checkpointed config says what was used.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from jaxllm.hardware import find_chip
+
+FlagValue = bool | int | float | str
+Options = dict[str, FlagValue]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One compiler option. effect: the predicted change and the program it was measured on."""
+
+    name: str
+    value: FlagValue
+    reason: str
+    effect: str
+
+
+_NO_WINDOWED_EINSUM = Flag(
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib",
+    1_000_000,
+    "Above the threshold a matmul on a gathered weight is cut in one thin product a shard, to "
+    "overlap with the gather; the thin products cost more than the gather that they hide.",
+    "not measured",
+)
+
+FLAGS: dict[str, tuple[Flag, ...]] = {
+    "v4": (_NO_WINDOWED_EINSUM,),
+    "v5e": (_NO_WINDOWED_EINSUM,),
+    "v5p": (_NO_WINDOWED_EINSUM,),
+    "v6e": (_NO_WINDOWED_EINSUM,),
+    "tpu7x": (_NO_WINDOWED_EINSUM,),
+}
+
+
+def compiler_options(
+    devices: Iterable[jax.Device], overrides: Mapping[str, FlagValue | None]
+) -> Options:
+    """The table's options for this kind of devices, changed by the config's `xla_flags`.
+
+    An override of None takes an option out. An option of the table that the installed compiler
+    does not know is left out with a warning that names it; ValueError for an override that it
+    does not know or cannot read.
+    """
+    device = min(devices, key=lambda device: device.process_index != jax.process_index())
+    chip = find_chip(device.device_kind)
+    table = FLAGS.get(chip.name, ()) if chip is not None else ()
+    options: Options = {}
+    for flag in table:
+        if flag.name in overrides:
+            continue
+        problem = refusal(device, flag.name, flag.value)
+        if problem is None:
+            options[flag.name] = flag.value
+        else:
+            warnings.warn(f"the compiler option {flag.name} is left out: {problem}", stacklevel=2)
+    for name, value in overrides.items():
+        if value is None:
+            continue
+        problem = refusal(device, name, value)
+        if problem is not None:
+            raise ValueError(f"xla_flags.{name}={value}: {problem}")
+        options[name] = value
+    return options
+
+
+def refusal(device: jax.Device, name: str, value: FlagValue) -> str | None:
+    """What the compiler for this device says against an option; None if it takes it."""
+    where = SingleDeviceSharding(device)
+    scalar = jax.ShapeDtypeStruct((), np.int32, sharding=where)
+    program = jax.jit(lambda x: x, out_shardings=where).lower(scalar)
+    try:
+        program.compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
+        return str(error)
+    return None
