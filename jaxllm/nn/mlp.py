@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxllm.kernels.materialize import gradient_materialized, materialized
 from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.param import Initializer
 from jaxllm.nn.remat import kept
@@ -58,8 +59,13 @@ class Mlp(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, layout: Layout | None) -> jax.Array:
         """(B, T, D) -> (B, T, D)."""
         act = ACTIVATIONS[self.activation]
-        up_BTF = kept(constrain(layout, self.up(x_BTD), "batch", "length", "act_mlp"), "up")
+        up_BTF = kept(self._hidden(self.up(x_BTD), layout), "up")
         if self.gate is None:
-            return self.down(act(up_BTF))
-        gate_BTF = kept(constrain(layout, self.gate(x_BTD), "batch", "length", "act_mlp"), "gate")
-        return self.down(act(gate_BTF) * up_BTF)
+            return self.down(materialized(layout, act(up_BTF)))
+        gate_BTF = kept(self._hidden(self.gate(x_BTD), layout), "gate")
+        return self.down(materialized(layout, act(gate_BTF) * up_BTF))
+
+    @staticmethod
+    def _hidden(h_BTF: jax.Array, layout: Layout | None) -> jax.Array:
+        h_BTF = constrain(layout, h_BTF, "batch", "length", "act_mlp")
+        return gradient_materialized(layout, h_BTF)
