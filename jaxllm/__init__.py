@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evaluate", "generate", "prepare", "report", "train"]
+__all__ = ["compile", "evaluate", "generate", "prepare", "report", "train"]
 
 
 def train(config: str | Path, *overrides: str) -> int:
@@ -50,6 +50,19 @@ def generate(
     from jaxllm.commands.generate import generate
 
     return generate(Path(run), prompts, sampling=sampling, step=step)
+
+
+def compile(config: str | Path, *overrides: str, topology: str, slices: int = 1) -> Any:
+    """The `jaxllm.aot.report.Report` of the training step, compiled for a TPU slice.
+
+    topology: a slice as v5p:2x2x4 or a pod's name as v5p-32; no TPU is needed.
+    """
+    from jaxllm.aot.topology import parse_topology
+    from jaxllm.commands.compile import compile_config
+    from jaxllm.config import find_config, load_config
+
+    chosen = parse_topology(topology, num_slices=slices)
+    return compile_config(load_config(find_config(str(config)), overrides), chosen)
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:

@@ -119,6 +119,37 @@ def generate(
     )
 
 
+@app.command("compile")
+def compile_step(
+    config: ConfigArgument,
+    topology: Annotated[
+        str, typer.Option(help="A TPU slice as v5p:2x2x4, or a pod's name as v5p-32.")
+    ],
+    overrides: OverridesArgument = None,
+    slices: Annotated[
+        int, typer.Option(help="Equal slices, joined by the data-centre network.")
+    ] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
+    ] = None,
+    hlo_file: Annotated[
+        Path | None, typer.Option("--hlo", metavar="FILE", help="Also write the scheduled program.")
+    ] = None,
+) -> None:
+    """Compile the training step for a TPU slice, without a TPU: memory, time, collectives.
+
+    Ends with exit code 1 if the step does not fit into the chips' memory.
+    """
+    from jaxllm.commands.compile import compile_command
+
+    loaded = _load(config, overrides)
+    raise typer.Exit(
+        compile_command(
+            loaded, topology=topology, slices=slices, json_path=json_file, hlo_path=hlo_file
+        )
+    )
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],

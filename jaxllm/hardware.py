@@ -1,4 +1,4 @@
-"""Chips: peak arithmetic and memory, for MFU and expected time."""
+"""Chips: arithmetic, memory, links and slices, for MFU and for what a compiled program costs."""
 
 import ctypes
 import math
@@ -34,6 +34,130 @@ CHIPS: dict[str, Chip] = {
     "NVIDIA A100": Chip("A100", 312e12, 80),
     "NVIDIA H100": Chip("H100", 989e12, 80),
     "NVIDIA H200": Chip("H200", 989e12, 141),
+}
+
+
+@dataclass(frozen=True)
+class Tpu:
+    """What a TPU generation can do. Bandwidths in bytes/s, one way; per device as JAX counts them.
+
+    clock_hz: of the cycles in compiled programs. hbm_limit_gib: what the compiler lets a program
+    use. link_bandwidth: one ICI link of a chip. torus_dims: dimensions of the network within a
+    slice. ring_length: a dimension of a slice closes to a ring if it is a multiple of this (in a
+    three-dimensional torus: if all are). cores_per_chip: how names like v5p-16 count.
+    chip_config: the compiler's name for how the cores of a chip are joined.
+    """
+
+    name: str
+    clock_hz: float
+    hbm_bandwidth: float
+    hbm_limit_gib: float
+    link_bandwidth: float
+    dcn_bandwidth: float
+    host_bandwidth: float
+    torus_dims: int
+    ring_length: int
+    cores_per_chip: int
+    devices_per_chip: int
+    chip_config: str
+    slices: tuple[str, ...]
+
+    @property
+    def pods(self) -> dict[str, str]:
+        """Slice by pod name, for example v5p:2x2x2 by v5p-16."""
+        return {
+            f"{self.name}-{self.cores_per_chip * math.prod(map(int, shape.split('x')))}": shape
+            for shape in self.slices
+        }
+
+
+_PLANES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = (
+    *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x12"),
+    *("8x8x16", "8x16x16", "16x16x16"),
+)
+
+# Bandwidths: the vendor's pages of each generation (docs.cloud.google.com/tpu/docs/v4, v5e, v5p,
+# v6e, tpu7x), a chip's sum over its links and both directions divided by them. The link to the host
+# is PCIe, shared by a host's chips: an estimate. clock_hz: the peak rate over the products that a
+# chip's matrix units begin each cycle. hbm_limit_gib: from the compiler's own refusals.
+TPUS: dict[str, Tpu] = {
+    "v4": Tpu(
+        name="v4",
+        clock_hz=1.05e9,
+        hbm_bandwidth=1228e9,
+        hbm_limit_gib=30.75,
+        link_bandwidth=50e9,
+        dcn_bandwidth=6.25e9,
+        host_bandwidth=16e9,
+        torus_dims=3,
+        ring_length=4,
+        cores_per_chip=2,
+        devices_per_chip=1,
+        chip_config="megacore",
+        slices=_CUBES,
+    ),
+    "v5e": Tpu(
+        name="v5e",
+        clock_hz=1.5e9,
+        hbm_bandwidth=819e9,
+        hbm_limit_gib=15.75,
+        link_bandwidth=50e9,
+        dcn_bandwidth=3.125e9,
+        host_bandwidth=16e9,
+        torus_dims=2,
+        ring_length=16,
+        cores_per_chip=1,
+        devices_per_chip=1,
+        chip_config="default",
+        slices=_PLANES,
+    ),
+    "v5p": Tpu(
+        name="v5p",
+        clock_hz=1.75e9,
+        hbm_bandwidth=2765e9,
+        hbm_limit_gib=95.73,
+        link_bandwidth=100e9,
+        dcn_bandwidth=6.25e9,
+        host_bandwidth=16e9,
+        torus_dims=3,
+        ring_length=4,
+        cores_per_chip=2,
+        devices_per_chip=1,
+        chip_config="default",
+        slices=(*_CUBES, "16x16x24"),
+    ),
+    "v6e": Tpu(
+        name="v6e",
+        clock_hz=1.75e9,
+        hbm_bandwidth=1638e9,
+        hbm_limit_gib=31.24,
+        link_bandwidth=100e9,
+        dcn_bandwidth=12.5e9,
+        host_bandwidth=16e9,
+        torus_dims=2,
+        ring_length=16,
+        cores_per_chip=1,
+        devices_per_chip=1,
+        chip_config="default",
+        slices=_PLANES,
+    ),
+    # Two devices a chip, so half of a chip's rates each.
+    "tpu7x": Tpu(
+        name="tpu7x",
+        clock_hz=2.2e9,
+        hbm_bandwidth=7380e9 / 2,
+        hbm_limit_gib=94.74,
+        link_bandwidth=100e9 / 2,
+        dcn_bandwidth=12.5e9 / 2,
+        host_bandwidth=16e9,
+        torus_dims=3,
+        ring_length=4,
+        cores_per_chip=2,
+        devices_per_chip=2,
+        chip_config="default",
+        slices=(*_CUBES, "16x16x24"),
+    ),
 }
 
 

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from jaxllm.hardware import CHIPS, find_chip
+from jaxllm.hardware import CHIPS, TPUS, find_chip
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,20 @@ def test_no_name_hides_a_longer_one():
     names = list(CHIPS)
     for index, name in enumerate(names):
         assert not any(name.startswith(earlier) for earlier in names[:index]), name
+
+
+@pytest.mark.parametrize("tpu", TPUS.values(), ids=lambda tpu: tpu.name)
+def test_what_a_tpu_can_do_agrees_with_its_chip(tpu):
+    (chip,) = {chip for chip in CHIPS.values() if chip.name == tpu.name}
+    assert tpu.hbm_limit_gib < chip.memory_gib * 1.01  # the compiler keeps a little back
+    # Matrix units begin a power of two of multiplications a cycle, to the digits of the rates.
+    products = chip.peak_flops / tpu.clock_hz
+    assert products == pytest.approx(2 ** round(math.log2(products)), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("pod", "chips"), [("v4-8", 4), ("v5p-16", 8), ("v5e-16", 16), ("v6e-256", 256), ("tpu7x-8", 4)]
+)
+def test_pod_names_count_cores_or_chips(pod, chips):
+    shape = TPUS[pod.partition("-")[0]].pods[pod]
+    assert math.prod(map(int, shape.split("x"))) == chips

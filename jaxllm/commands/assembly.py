@@ -7,7 +7,15 @@ import optax
 
 from jaxllm.config import RunConfig
 from jaxllm.nn.param import Nested, param_dict, spec_dict
-from jaxllm.parallel.layouts import Layout, check_batch, check_weights, weight_items
+from jaxllm.nn.stack import fold, fold_specs
+from jaxllm.parallel.layouts import (
+    Layout,
+    check_batch,
+    check_length,
+    check_weights,
+    weight_items,
+)
+from jaxllm.parallel.pipeline import check_pipeline
 from jaxllm.parallel.shard import batch_sharding
 from jaxllm.training.state import (
     TrainState,
@@ -40,27 +48,32 @@ class Assembly(NamedTuple):
 
     @property
     def num_matmul_params(self) -> int:
-        """Weights that every token is multiplied by: a tied embedding, but no looked-up one."""
+        """Weights that a token is multiplied by: a tied embedding, but no looked-up one.
+
+        Of experts, as many as a token chooses.
+        """
         is_tied = getattr(self.model, "out", None) is None
         size = 0
         for path, spec in weight_items(self.specs):
             is_matmul = spec.role in ("hidden", "output") or (is_tied and path == "embed.table")
             if is_matmul:
-                leaf_size = 1
-                for length in spec.shape:
-                    leaf_size *= length
-                size += leaf_size
+                size += self.model.config.active_size(spec)
         return size
 
 
-def check_devices(config: RunConfig) -> Layout:
-    """The layout on this machine's devices; ValueError where batches do not divide over it."""
-    layout = config.parallel.build()
+def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) -> Layout:
+    """The layout on `devices`, by default this machine's.
+
+    ValueError where the mesh does not divide batches, rows or layers.
+    """
+    layout = config.parallel.build(devices)
     parts = config.training.num_microbatches
     rows = config.data.global_batch_size
     check_batch(layout, rows, key="data.global_batch_size")
     if parts > 1:
         check_batch(layout, rows // parts, key="data.global_batch_size / training.num_microbatches")
+    check_length(layout, config.data.sequence_length, key="data.sequence_length")
+    check_pipeline(layout, num_layers=config.model.num_layers, rows=rows // parts)
     return layout
 
 
@@ -72,11 +85,12 @@ def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     vocab_size = config.model.padded_vocab_size(vocab_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = jax.eval_shape(lambda key: config.model.build(key, vocab_size), key)
-    specs = spec_dict(model)
+    specs = fold_specs(spec_dict(model), layout.pipeline.num_rounds if layout.pipeline else 1)
     check_weights(layout, specs)
     optimizer = config.optim.build(specs, total_steps=config.training.steps)
     abstract = jax.eval_shape(
-        lambda params: new_state(params, optimizer, config.training.ema), param_dict(model)
+        lambda params: new_state(fold(params, specs), optimizer, config.training.ema),
+        param_dict(model),
     )
     return Assembly(
         layout=layout,
@@ -93,7 +107,8 @@ def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
 
     def make(key: jax.Array) -> TrainState:
         model = config.model.build(key, parts.model.vocab_size)
-        return new_state(param_dict(model), parts.optimizer, config.training.ema)
+        params = fold(param_dict(model), parts.specs)
+        return new_state(params, parts.optimizer, config.training.ema)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     return init_sharded(make, jax.random.key(config.seed), shardings)
@@ -116,6 +131,7 @@ def lower_step(
         schedule=config.optim.schedule_fn(config.training.steps),
         num_microbatches=config.training.num_microbatches,
         ema=config.training.ema,
+        rebalance=parts.model.rebalance,
     )
     rows = config.data.global_batch_size
     batch = {

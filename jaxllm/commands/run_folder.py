@@ -19,6 +19,7 @@ from jaxllm.config import RunConfig, check_resumable, dump_yaml, load_config
 from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
 from jaxllm.parallel import distributed
+from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.training.metrics import MetricsWriter, cut_back, json_value
 
 CONFIG_FILE, DATASETS_FILE, SUMMARY_FILE = "config.yaml", "datasets.json", "summary.json"
@@ -74,7 +75,7 @@ def config_for_reading(run_dir: Path) -> RunConfig:
     """A run's config with its layout on the devices at hand, which need not be those it had."""
     distributed.initialize()
     config = read_config(run_dir)
-    parallel = config.parallel.model_copy(update={"data": None, "fsdp": None, "tensor": 1})
+    parallel = ParallelConfig(layout=config.parallel.layout)
     return config.model_copy(update={"parallel": parallel})
 
 

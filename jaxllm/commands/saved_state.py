@@ -1,13 +1,16 @@
 """The training state on disk: what a step saves is what the next start of the command needs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.checkpoints.store import Item
 from jaxllm.commands.assembly import Assembly
 from jaxllm.nn.param import Nested
 from jaxllm.training.state import TrainState
@@ -87,8 +90,8 @@ class SavedState:
         self._newest = step
         self._store.save(
             step,
-            params=weights_item(state.params, state.ema),
-            opt={"state": state.opt_state, "step": state.step},
+            params=unfolded(weights_item(state.params, state.ema)),
+            opt=unfolded({"state": state.opt_state, "step": state.step}),
             data=self._loader.state(step),
             meta={
                 "step": step,
@@ -108,15 +111,74 @@ class SavedState:
     def restore(self, parts: Assembly) -> TrainState:
         """The newest state, in the layout at hand. ValueError for another architecture."""
         abstract = parts.state
-        params = self._store.restore(
-            self.start, "params", weights_item(abstract.params, abstract.ema)
-        )
-        opt = self._store.restore(
-            self.start, "opt", {"state": abstract.opt_state, "step": abstract.step}
-        )
+        params = self._restore("params", weights_item(abstract.params, abstract.ema))
+        opt = self._restore("opt", {"state": abstract.opt_state, "step": abstract.step})
         return TrainState(opt["step"], params["weights"], opt["state"], params.get("ema"))
+
+    def _restore(self, item: Item, abstract: Any) -> Any:
+        return folded(self._store.restore(self.start, item, unfolded_shapes(abstract)), abstract)
 
 
 def weights_item(params: Nested, ema: Nested | None) -> dict[str, Nested]:
     """What the checkpoint item `params` holds."""
     return {"weights": params} if ema is None else {"weights": params, "ema": ema}
+
+
+def unfolded(state: Any) -> Any:
+    """Arrays as checkpoints hold them: stacked layers in their natural order, (L, ...).
+
+    A pipeline of several rounds keeps (R, L / R, ...), cut over its stages along the second
+    dimension. One array at a time and straight to the host, so that no device has all of both.
+    """
+
+    def unfold(leaf: jax.Array) -> jax.Array:
+        if not _is_folded(leaf):
+            return leaf
+        natural = _natural(leaf)
+        sharding = natural.sharding
+        if sharding.mesh.devices.flat[0].platform != "cpu":
+            sharding = sharding.with_memory_kind("pinned_host")
+        return jax.block_until_ready(_reshaper(natural.shape, sharding)(leaf))
+
+    return jax.tree.map(unfold, state)
+
+
+def folded(natural: Any, abstract: Any) -> Any:
+    """What `unfolded` was made of, in the shapes and shardings of `abstract`; takes `natural`."""
+
+    def fold(leaf: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+        if not _is_folded(like):
+            return leaf
+        result = jax.block_until_ready(_reshaper(like.shape, like.sharding)(leaf))
+        leaf.delete()  # so that no device holds both forms of more than one array
+        return result
+
+    return jax.tree.map(fold, natural, abstract)
+
+
+def unfolded_shapes(abstract: Any) -> Any:
+    """The shapes and shardings of `unfolded`, on the devices."""
+    return jax.tree.map(lambda leaf: _natural(leaf) if _is_folded(leaf) else leaf, abstract)
+
+
+def _is_folded(leaf: Any) -> bool:
+    # Nothing but layers lies on `stage`, first among the dimensions unless rounds come before.
+    spec = tuple(leaf.sharding.spec)
+    second = spec[1] if len(spec) > 1 else None
+    return "stage" in (second if isinstance(second, tuple) else (second,))
+
+
+def _natural(leaf: Any) -> jax.ShapeDtypeStruct:
+    rounds, layers, *rest = leaf.shape
+    spec = PartitionSpec(*leaf.sharding.spec[1:])
+    sharding = NamedSharding(leaf.sharding.mesh, spec, memory_kind=leaf.sharding.memory_kind)
+    return jax.ShapeDtypeStruct((rounds * layers, *rest), leaf.dtype, sharding=sharding)
+
+
+@cache
+def _reshaper(shape: tuple[int, ...], sharding: NamedSharding) -> Callable:
+    def reshape(leaf: jax.Array) -> jax.Array:
+        # What is kept on the host passes through the devices, whose links are the faster ones.
+        return jax.device_put(leaf, jax.memory.Space.Device).reshape(shape)
+
+    return jax.jit(reshape, out_shardings=sharding)

@@ -12,9 +12,20 @@ Shapes: B rows of this host, T = sequence length.
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+
+
+def batch_shapes(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the fields of a batch, which follow from its size alone."""
+    dtypes = {
+        **dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), np.int32),
+        "loss_mask": np.float32,
+    }
+    fields = {name: jax.ShapeDtypeStruct((rows, length), dtype) for name, dtype in dtypes.items()}
+    return {**fields, "example_index": jax.ShapeDtypeStruct((rows,), np.uint32)}
 
 
 def make_batch(

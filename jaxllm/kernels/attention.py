@@ -1,14 +1,31 @@
 """Attention through one function, which picks the best implementation for the platform.
 
-B batch, T queries, S keys, N query heads, K key/value heads, G = N / K, H head dimension.
+B batch, T queries, S keys, N query heads, K key/value heads, H head dimension.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
-Implementation = Literal["auto", "xla", "cudnn"]
+from jaxllm.hardware import find_chip
+from jaxllm.kernels import (
+    attention_context,
+    attention_cudnn,
+    attention_splash,
+    attention_xla,
+)
+from jaxllm.kernels.attention_request import AttentionRequest, describe
+from jaxllm.kernels.attention_ring import BlockKernel
+from jaxllm.parallel.layouts import Layout
+
+Implementation = Literal["auto", "xla", "splash", "cudnn"]
+
+_WHY_NOT: dict[Implementation, Callable[[AttentionRequest], str | None]] = {
+    "splash": attention_splash.why_not,
+    "cudnn": attention_cudnn.why_not,
+}
 
 
 def attention(
@@ -18,86 +35,89 @@ def attention(
     *,
     segment_ids_BT: jax.Array | None = None,
     query_slots_BT: jax.Array | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
     implementation: Implementation = "auto",
+    layout: Layout | None = None,
 ) -> jax.Array:
     """Causal grouped-query attention, softmax(q k / sqrt(H)) v, as (B, T, N, H).
 
     segment_ids_BT: queries see only keys of their own segment (needs T == S).
     query_slots_BT: the index into S of each query, for decoding with a cache; default 0..T-1.
+    window: keys that a query sees, its own the last of them; default all before it.
+    soft_cap: scores become cap * tanh(score / cap); default off.
+    layout: how the arrays lie on the mesh. Where it is zigzag they are in that order along T.
     ValueError if the implementation asked for cannot do what is asked: nothing is ever ignored.
     """
     assert q_BTNH.shape[2] % k_BSKH.shape[2] == 0, (q_BTNH.shape, k_BSKH.shape)
     assert segment_ids_BT is None or query_slots_BT is None, "a cache holds one document a row"
-    if implementation == "auto":
-        implementation = _best(q_BTNH, segment_ids_BT, query_slots_BT)
-    if implementation == "cudnn":
-        reason = _why_not_cudnn(q_BTNH, segment_ids_BT, query_slots_BT)
-        if reason:
-            raise ValueError(
-                f"model.attention: cudnn cannot do {reason}; set model.attention to auto or xla"
-            )
-        return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, is_causal=True, implementation="cudnn"
-        )
-    mask = attention_mask(k_BSKH.shape[1], segment_ids_BT, query_slots_BT, q_BTNH.shape[1])
-    return masked_attention(q_BTNH, k_BSKH, v_BSKH, mask)
-
-
-def _best(q: jax.Array, segment_ids: jax.Array | None, slots: jax.Array | None) -> Implementation:
-    on_gpu = jax.default_backend() == "gpu"
-    return "cudnn" if on_gpu and not _why_not_cudnn(q, segment_ids, slots) else "xla"
-
-
-def _why_not_cudnn(
-    q_BTNH: jax.Array, segment_ids: jax.Array | None, slots: jax.Array | None
-) -> str | None:
-    """What cuDNN's flash attention would have to ignore, or None."""
-    if segment_ids is not None:
-        return "segment ids (packed documents)"
-    if slots is not None:
-        return "a key/value cache"
-    if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"{q_BTNH.dtype} (only bfloat16 and float16)"
-    if jax.default_backend() != "gpu":
-        return f"the platform {jax.default_backend()} (only NVIDIA GPUs)"
-    return None
-
-
-def attention_mask(
-    num_keys: int,
-    segment_ids_BT: jax.Array | None,
-    query_slots_BT: jax.Array | None,
-    num_queries: int,
-) -> jax.Array:
-    """True where a query may look, as (B or 1, T, S)."""
-    keys_S = jnp.arange(num_keys)
-    slots_BT = jnp.arange(num_queries)[None, :] if query_slots_BT is None else query_slots_BT
-    mask_BTS = slots_BT[:, :, None] >= keys_S[None, None, :]
-    if segment_ids_BT is not None:
-        mask_BTS = mask_BTS & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
-    return mask_BTS
-
-
-def masked_attention(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array
-) -> jax.Array:
-    """The plain reference, and what CPUs run: scores and softmax in float32."""
-    B, T, N, H = q_BTNH.shape
-    S, K = k_BSKH.shape[1:3]
-    # Heads first, and the queries that share a key head as one matrix: products that a CPU's
-    # matmul library takes as they are, forward and backward.
-    q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
-    # float32 because bf16 scores lose the small differences between large logits.
-    scores_BKMS = jnp.einsum(
-        "BKMH,BKSH->BKMS",
-        q_BKGTH.reshape(B, K, -1, H),
-        k_BKSH,
-        preferred_element_type=jnp.float32,
+    assert query_slots_BT is not None or q_BTNH.shape[1] == k_BSKH.shape[1]
+    request = describe(
+        q_BTNH,
+        k_BSKH,
+        has_segments=segment_ids_BT is not None,
+        has_cache=query_slots_BT is not None,
+        window=window,
+        soft_cap=soft_cap,
+        layout=layout,
     )
-    scores_BKGTS = scores_BKMS.reshape(B, K, N // K, T, S)
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -jnp.inf)
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    out_BKMH = jnp.einsum("BKMS,BKSH->BKMH", weights_BKGTS.reshape(B, K, -1, S), v_BKSH)
-    out_BKGTH = out_BKMH.reshape(B, K, N // K, T, H)
-    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    if request.context_attention is not None:
+        attention_context.check(request)
+    implementation = choose(implementation, request)
+    if query_slots_BT is not None:
+        mask_BTS = attention_xla.attention_mask(query_slots_BT, k_BSKH.shape[1], window=window)
+        return attention_xla.masked_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, soft_cap=soft_cap)
+    attend, blocks = _kernels(implementation, window=window, soft_cap=soft_cap, layout=layout)
+    is_local = layout is None or (implementation == "xla" and request.context_attention is None)
+    if is_local:  # plain JAX is divided over the mesh by the compiler
+        return attend(
+            *(q_BTNH, k_BSKH, v_BSKH),
+            query_segments_BT=segment_ids_BT,
+            key_segments_BS=segment_ids_BT,
+            shard=None,
+        )
+    assert layout is not None
+    return attention_context.over_devices(
+        *(q_BTNH, k_BSKH, v_BSKH, segment_ids_BT), layout=layout, attend=attend, blocks=blocks
+    )
+
+
+def choose(implementation: Implementation, request: AttentionRequest) -> Implementation:
+    """The implementation that will run. ValueError if the one asked for cannot do the request."""
+    if implementation == "auto":
+        fastest: dict[str, Implementation] = {"tpu": "splash", "gpu": "cudnn"}
+        candidate = fastest.get(request.platform)
+        return candidate if candidate and not _WHY_NOT[candidate](request) else "xla"
+    reason = _WHY_NOT[implementation](request) if implementation in _WHY_NOT else None
+    if reason:
+        raise ValueError(
+            f"model.attention: {implementation} cannot do {reason}; set model.attention to auto "
+            "or xla"
+        )
+    return implementation
+
+
+def _kernels(
+    implementation: Implementation,
+    *,
+    window: int | None,
+    soft_cap: float | None,
+    layout: Layout | None,
+) -> tuple[Callable, BlockKernel | None]:
+    """One device's attention to whole rows, and, where there is one, its form for a ring."""
+    if implementation == "cudnn":
+        return partial(attention_cudnn.attend, window=window, soft_cap=soft_cap), None
+    if implementation == "xla":
+        blocks = BlockKernel(
+            partial(attention_xla.block_forward, soft_cap=soft_cap),
+            partial(attention_xla.block_backward, soft_cap=soft_cap),
+        )
+        return partial(attention_xla.attend, window=window, soft_cap=soft_cap), blocks
+    assert implementation == "splash", implementation
+    chip = find_chip(jax.devices()[0].device_kind) if layout is None else layout.chip
+    name = None if chip is None else chip.name
+    blocks = BlockKernel(
+        partial(attention_splash.block_forward, soft_cap=soft_cap, chip=name),
+        partial(attention_splash.block_backward, soft_cap=soft_cap, chip=name),
+    )
+    return partial(attention_splash.attend, window=window, soft_cap=soft_cap, chip=name), blocks

@@ -3,6 +3,7 @@
 B batch, T length, S cache slots, D embed, K key/value heads, H head, L layers, V vocabulary.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -16,14 +17,20 @@ from jaxllm.nn.dropout import dropout, fold_in
 from jaxllm.nn.embed import Embedding
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.mlp import Activation, Mlp
+from jaxllm.nn.moe import Moe, MoeConfig
 from jaxllm.nn.norm import Norm, NormType
-from jaxllm.nn.param import Initializer, fan_in_normal, normal, zeros
+from jaxllm.nn.param import Initializer, Nested, fan_in_normal, normal, zeros
 from jaxllm.nn.remat import OffloadPolicy, RematPolicy, check_offload, kept
+from jaxllm.nn.router import RouterSums, rebalanced
 from jaxllm.nn.stack import Stack
+from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import Layout, constrain
+from jaxllm.parallel.stages import outside
 from jaxllm.schema import Config
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+# What a layer, or a stack of them, reports besides its activations.
+LayerResults = tuple[Cache | None, RouterSums | None]
 
 
 class DecoderConfig(Config):
@@ -61,6 +68,8 @@ class DecoderConfig(Config):
     """Whether the feed-forward layer has a gate (SwiGLU, GeGLU)."""
     activation: Activation = "silu"
     """Nonlinearity of the feed-forward layer: silu, gelu, gelu_exact, relu or relu_squared."""
+    moe: MoeConfig | None = None
+    """Mixture of experts in place of the feed-forward layers; null is dense ones."""
     is_tied: bool = False
     """Whether the output projection is the transposed embedding."""
     use_bias: bool = False
@@ -103,7 +112,20 @@ class DecoderConfig(Config):
         if self.positions == "rope" and self.head_size % 2:
             raise ValueError(f"head_dim={self.head_size} is odd; rotary positions rotate pairs")
         check_offload(self.remat, self.offload)
+        if self.moe is not None:
+            self._check_moe(self.moe)
         return self
+
+    def _check_moe(self, moe: MoeConfig) -> None:
+        if self.use_bias:
+            raise ValueError(
+                "use_bias=true, but the experts of moe have no biases; set it to false"
+            )
+        if moe.num_dense_layers >= self.num_layers:
+            raise ValueError(
+                f"moe.num_dense_layers={moe.num_dense_layers} of num_layers={self.num_layers} "
+                "leaves no layer with experts; lower it, or leave moe out"
+            )
 
     @property
     def kv_heads(self) -> int:
@@ -114,6 +136,16 @@ class DecoderConfig(Config):
     def head_size(self) -> int:
         """Width of one head."""
         return self.head_dim or self.embed_dim // self.num_heads
+
+    @property
+    def mlp_size(self) -> int:
+        """Width of a dense feed-forward layer."""
+        return self.mlp_dim or 4 * self.embed_dim
+
+    @property
+    def num_dense_layers(self) -> int:
+        """Number of first layers in a stack of their own, dense ones before mixtures."""
+        return 0 if self.moe is None else self.moe.num_dense_layers
 
     def compute_dtype(self, platform: str) -> jnp.dtype:
         """The dtype of activations on a platform (cpu, gpu, tpu)."""
@@ -158,8 +190,17 @@ class DecoderConfig(Config):
         """A new decoder over `vocab_size` tokens; call under eval_shape for its shapes only."""
         return Decoder(key, self, vocab_size)
 
+    def active_size(self, spec: WeightSpec) -> int:
+        """How many numbers of a weight one token is multiplied by."""
+        size = math.prod(spec.shape)
+        if self.moe is not None and "experts" in spec.axes:
+            return size // self.moe.num_experts * self.moe.top_k
+        return size
+
     def flops_per_token(self, num_matmul_params: int, length: int) -> float:
         """Forward and backward FLOPs a token: 6 a matmul parameter, 12 L N H T for attention.
+
+        num_matmul_params: the sum of `active_size`, so that only chosen experts count.
 
         The convention of PaLM (arXiv:2204.02311, appendix B): the causal half of attention is
         not subtracted and recomputation is not counted.
@@ -169,9 +210,9 @@ class DecoderConfig(Config):
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), or a mixture of experts in place of mlp."""
 
-    def __init__(self, key: jax.Array, config: DecoderConfig):
+    def __init__(self, key: jax.Array, config: DecoderConfig, moe: MoeConfig | None):
         norm_key, attention_key, mlp_key = jax.random.split(key, 3)
         self.dropout = config.dropout
         self.attention_norm = _norm(norm_key, config)
@@ -189,16 +230,8 @@ class Block(nnx.Module):
             output_init=config.branch_init,
         )
         self.mlp_norm = _norm(norm_key, config)
-        self.mlp = Mlp(
-            mlp_key,
-            embed_dim=config.embed_dim,
-            mlp_dim=config.mlp_dim or 4 * config.embed_dim,
-            activation=config.activation,
-            is_gated=config.is_gated,
-            use_bias=config.use_bias,
-            init=config.hidden_init,
-            output_init=config.branch_init,
-        )
+        self.mlp = None if moe is not None else _mlp(mlp_key, config)
+        self.moe = None if moe is None else _moe(mlp_key, config, moe)
 
     def __call__(
         self,
@@ -209,8 +242,8 @@ class Block(nnx.Module):
         cache: Cache | None,
         keys_B: jax.Array | None,
         layout: Layout | None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """(B, T, D) -> (B, T, D) and this layer's cache."""
+    ) -> tuple[jax.Array, LayerResults]:
+        """(B, T, D) -> (B, T, D), and this layer's cache and router's sums."""
         branch_BTD, cache = self.attention(
             constrain(layout, self.attention_norm(x_BTD), "batch", "length", "act_embed"),
             positions_BT=positions_BT,
@@ -218,12 +251,23 @@ class Block(nnx.Module):
             cache=cache,
             layout=layout,
         )
-        x_BTD = x_BTD + dropout(kept(branch_BTD, "branch"), self.dropout, fold_in(keys_B, 0))
+        x_BTD = x_BTD + dropout(
+            kept(branch_BTD, "branch"), self.dropout, fold_in(keys_B, 0), layout=layout
+        )
         x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
         h_BTD = constrain(layout, self.mlp_norm(x_BTD), "batch", "length", "act_embed")
-        branch_BTD = self.mlp(h_BTD, layout=layout)
-        x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 1))
-        return constrain(layout, x_BTD, "batch", "residual_length", "act_embed"), cache
+        branch_BTD, router = self._feed_forward(h_BTD, layout)
+        x_BTD = x_BTD + dropout(branch_BTD, self.dropout, fold_in(keys_B, 1), layout=layout)
+        x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
+        return x_BTD, (cache, router)
+
+    def _feed_forward(
+        self, h_BTD: jax.Array, layout: Layout | None
+    ) -> tuple[jax.Array, RouterSums | None]:
+        if self.moe is not None:
+            return self.moe(h_BTD, layout=layout)
+        assert self.mlp is not None
+        return self.mlp(h_BTD, layout=layout), None
 
 
 class Decoder(nnx.Module):
@@ -248,13 +292,13 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        self.blocks = Stack(
-            stack_key,
-            lambda layer_key: Block(layer_key, config),
-            num_layers=config.num_layers,
-            remat=config.remat,
-            offload=config.offload,
-            is_scanned=config.is_scanned,
+        self.dense_blocks = (
+            _stack(jax.random.fold_in(stack_key, 0), config, None, config.num_dense_layers)
+            if config.num_dense_layers
+            else None
+        )
+        self.blocks = _stack(
+            stack_key, config, config.moe, config.num_layers - config.num_dense_layers
         )
         self.norm = _norm(norm_key, config)
         self.out = (
@@ -284,15 +328,32 @@ class Decoder(nnx.Module):
         segment_ids_BT: packed documents, which never see each other; None is one document a row.
         positions_BT: default 0..T-1. keys_B: one random key an example for dropout; None is off.
         """
-        logits_BTV, _ = self.forward(
+        x_BTD, _ = self.hidden(
             tokens_BT,
             segment_ids_BT=segment_ids_BT,
             positions_BT=positions_BT,
-            cache=None,
             keys_B=keys_B,
             layout=layout,
         )
-        return logits_BTV
+        return self.logits(x_BTD, layout=layout)
+
+    def hidden(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
+    ) -> tuple[jax.Array, RouterSums | None]:
+        """As `__call__`, up to what `logits` takes: (B, T, D), and the routers' sums, if any.
+
+        The sums are stacked over the layers with experts.
+        """
+        x_BTD, (_, router) = self._blocks(
+            tokens_BT, segment_ids_BT, positions_BT, None, keys_B, layout
+        )
+        return x_BTD, router
 
     def forward(
         self,
@@ -305,18 +366,37 @@ class Decoder(nnx.Module):
         layout: Layout | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """As `__call__`, with a cache of every layer (L, B, S, K, H) read and extended."""
+        x_BTD, (cache, _) = self._blocks(
+            tokens_BT, segment_ids_BT, positions_BT, cache, keys_B, layout
+        )
+        return self.logits(x_BTD, layout=layout), cache
+
+    def _blocks(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        positions_BT: jax.Array | None,
+        cache: Cache | None,
+        keys_B: jax.Array | None,
+        layout: Layout | None,
+    ) -> tuple[jax.Array, LayerResults]:
+        """(B, T) ids -> (B, T, D) behind the last norm, the cache and the routers' sums."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+        layout = None if layout is None else outside(layout)
         platform = jax.default_backend() if layout is None else layout.platform
         dtype = self.config.compute_dtype(platform)
         x_BTD = self.embed(tokens_BT, dtype=dtype, layout=layout)
         if self.position_embed is not None:
             x_BTD = x_BTD + self.position_embed(positions_BT, dtype=dtype, layout=layout)
-        x_BTD = dropout(x_BTD, self.config.dropout, fold_in(keys_B, self.config.num_layers))
+        keys = fold_in(keys_B, self.config.num_layers)
+        x_BTD = dropout(x_BTD, self.config.dropout, keys, layout=layout)
         x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
 
-        def body(block: Block, x_BTD: jax.Array, xs: tuple) -> tuple[jax.Array, Cache | None]:
-            index, layer_cache = xs
+        def body(
+            block: Block, x_BTD: jax.Array, xs: tuple, rows: tuple, layout: Layout | None
+        ) -> tuple[jax.Array, LayerResults]:
+            (index, layer_cache), (positions_BT, segment_ids_BT, keys_B) = xs, rows
             return block(
                 x_BTD,
                 positions_BT=positions_BT,
@@ -326,16 +406,52 @@ class Decoder(nnx.Module):
                 layout=layout,
             )
 
-        x_BTD, cache = self.blocks(body, x_BTD, (jnp.arange(self.config.num_layers), cache))
-        x_BTD = constrain(layout, self.norm(x_BTD), "batch", "length", "act_embed")
-        return self._logits(x_BTD, layout), cache
+        def run(
+            stack: Stack, x_BTD: jax.Array, first: int, cache: Cache | None
+        ) -> tuple[jax.Array, LayerResults]:
+            return stack(
+                body,
+                x_BTD,
+                (jnp.arange(first, first + stack.num_layers), cache),
+                rows=(positions_BT, segment_ids_BT, keys_B),
+                layout=layout,
+            )
 
-    def _logits(self, x_BTD: jax.Array, layout: Layout | None) -> jax.Array:
+        num_dense = self.config.num_dense_layers
+        if self.dense_blocks is None:
+            x_BTD, (cache, router) = run(self.blocks, x_BTD, 0, cache)
+        else:
+            dense_cache, moe_cache = (
+                jax.tree.map(lambda c, part=part: c[part], cache)
+                for part in (slice(num_dense), slice(num_dense, None))
+            )
+            x_BTD, (dense_cache, _) = run(self.dense_blocks, x_BTD, 0, dense_cache)
+            x_BTD, (moe_cache, router) = run(self.blocks, x_BTD, num_dense, moe_cache)
+            cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), dense_cache, moe_cache)
+        x_BTD = constrain(layout, self.norm(x_BTD), "batch", "length", "act_embed")
+        return x_BTD, (cache, router)
+
+    def logits(self, x_BTD: jax.Array, *, layout: Layout | None = None) -> jax.Array:
+        """(B, T, D), as `hidden` gives it -> (B, T, V)."""
+        layout = None if layout is None else outside(layout)
         logits_BTV = self.embed.attend(x_BTD) if self.out is None else self.out(x_BTD)
         cap = self.config.logit_soft_cap
         if cap is not None:
             logits_BTV = cap * jnp.tanh(logits_BTV / cap)
         return constrain(layout, logits_BTV, "batch", "length", "act_vocab")
+
+    def rebalance(self, params: Nested, sums: RouterSums) -> Nested:
+        """The weights after a step, with the routers' biases moved by the loads of its batch."""
+        rate = None if self.config.moe is None else self.config.moe.bias_rate
+        if not rate:
+            return params
+
+        def move(path: tuple, leaf: jax.Array) -> jax.Array:
+            if [key.key for key in path] != ["blocks", "layers", "moe", "router", "bias"]:
+                return leaf
+            return rebalanced(leaf, sums.loads_E, rate=rate)
+
+        return jax.tree.map_with_path(move, params)
 
     def empty_cache(self, batch_size: int, num_slots: int) -> Cache:
         """A cache of zeros for `batch_size` rows of up to `num_slots` tokens each."""
@@ -343,6 +459,42 @@ class Decoder(nnx.Module):
         shape = (config.num_layers, batch_size, num_slots, config.kv_heads, config.head_size)
         zeros_LBSKH = jnp.zeros(shape, config.compute_dtype(jax.default_backend()))
         return Cache(zeros_LBSKH, zeros_LBSKH)
+
+
+def _stack(key: jax.Array, config: DecoderConfig, moe: MoeConfig | None, num_layers: int) -> Stack:
+    return Stack(
+        key,
+        lambda layer_key: Block(layer_key, config, moe),
+        num_layers=num_layers,
+        remat=config.remat,
+        offload=config.offload,
+        is_scanned=config.is_scanned,
+    )
+
+
+def _mlp(key: jax.Array, config: DecoderConfig) -> Mlp:
+    return Mlp(
+        key,
+        embed_dim=config.embed_dim,
+        mlp_dim=config.mlp_size,
+        activation=config.activation,
+        is_gated=config.is_gated,
+        use_bias=config.use_bias,
+        init=config.hidden_init,
+        output_init=config.branch_init,
+    )
+
+
+def _moe(key: jax.Array, config: DecoderConfig, moe: MoeConfig) -> Moe:
+    return moe.build(
+        key,
+        embed_dim=config.embed_dim,
+        mlp_dim=config.mlp_size,
+        activation=config.activation,
+        is_gated=config.is_gated,
+        init=config.hidden_init,
+        output_init=config.branch_init,
+    )
 
 
 def _norm(key: jax.Array, config: DecoderConfig) -> Norm:

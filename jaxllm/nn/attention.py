@@ -101,6 +101,7 @@ class Attention(nnx.Module):
             segment_ids_BT=segment_ids_BT,
             query_slots_BT=slots_BT,
             implementation=self.implementation,
+            layout=layout,
         )
         return self.out(out_BTNH), cache
 

@@ -37,17 +37,18 @@ class CausalLm(Config):
         layout: Layout | None = None,
     ) -> LossSums:
         """Sums over the targets where loss_mask is on. z-loss: arXiv:2204.02311, section 5."""
-        logits_BTV = model(
+        x_BTD, router = model.hidden(
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"],
             positions_BT=batch["positions"],
             keys_B=keys_B,
             layout=layout,
         )
+        logits_BTV = model.logits(x_BTD, layout=layout)
         nll_BT, log_normalizer_BT = cross_entropy(logits_BTV, batch["targets"])
         mask_BT = batch["loss_mask"].astype(jnp.float32)
         nll = jnp.sum(nll_BT * mask_BT)
         loss = nll
         if self.z_loss:
             loss = nll + self.z_loss * jnp.sum(jnp.square(log_normalizer_BT) * mask_BT)
-        return LossSums(loss, nll, jnp.sum(mask_BT))
+        return LossSums(loss, nll, jnp.sum(mask_BT), router)

@@ -15,7 +15,7 @@ from jaxllm.parallel.axes import WeightSpec
 
 # The logical axes along which independent weights are stacked. Vectors declare neither inputs
 # nor outputs, so the names decide; for matrices the declared batch dimensions must agree.
-STACKING_AXES = ("layers",)
+STACKING_AXES = ("rounds", "layers", "experts")
 
 
 def stacking_depth(spec: WeightSpec) -> int:
@@ -36,18 +36,22 @@ def per_weight(
     `optax.partition`: within a group, every array of a weight has the stacking dimensions in
     front; scalars (step counts) are shared.
     """
-    stacks = jax.tree.map(lambda spec: spec.shape[: stacking_depth(spec)], specs)
-    labels = jax.tree.map(_label, stacks, is_leaf=lambda node: isinstance(node, tuple))
+    labels = jax.tree.map(_label, specs)
     groups: dict[str, optax.GradientTransformation] = {}
     for spec in jax.tree.leaves(specs):
         stacked = transformation
         for _ in range(stacking_depth(spec)):
             stacked = _mapped(stacked)
-        groups[_label(spec.shape[: stacking_depth(spec)])] = stacked
+        groups[_label(spec)] = stacked
     return optax.partition(groups, labels)
 
 
-def _label(sizes: tuple[int, ...]) -> str:
+def _label(spec: WeightSpec) -> str:
+    """A name for weights that are stacked alike: it is in the paths of a checkpoint."""
+    sizes = spec.shape[: stacking_depth(spec)]
+    if sizes and spec.axes[0] == "rounds":
+        # Named as without rounds, so that the run goes on under another layout.
+        sizes = (sizes[0] * sizes[1], *sizes[2:])
     return "stacked_" + "x".join(map(str, sizes)) if sizes else "single"
 
 

@@ -20,6 +20,7 @@ WeightAxis = Literal[
     "head_dim",  # one head
     "mlp",  # the hidden layer of the feed-forward block
     "expert_embed",  # the residual stream, in the weights of experts
+    "routes",  # experts as what a router chooses from
 ]
 
 # Dimensions of activations. They have names of their own because one array may not use one

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxllm.parallel.layouts import Layout
+from jaxllm.parallel.layouts import Layout, constrain
+from jaxllm.parallel.zigzag import zigzag_order
 
 
 def host_rows(layout: Layout, global_rows: int) -> slice:
@@ -43,3 +44,14 @@ def global_batch(layout: Layout, host_batch: dict[str, np.ndarray], *, rows: int
             )
             for name, field in host_batch.items()
         }
+
+
+def dealt_out(layout: Layout | None, x_BT: jax.Array) -> jax.Array:
+    """x (B, T, ...) with its positions in the order in which the context's shards hold them.
+
+    The order of the row unless the layout is in zigzag. Inside of jit.
+    """
+    if layout is None or not layout.is_zigzag:
+        return x_BT
+    order = zigzag_order(x_BT.shape[1], layout.axis_size("context"))
+    return constrain(layout, x_BT[:, order], "batch", "length", *(None,) * (x_BT.ndim - 2))

@@ -12,13 +12,16 @@ import optax
 from pydantic import PositiveInt
 
 from jaxllm.nn.param import Nested, bind
+from jaxllm.nn.router import RouterSums, router_metrics
 from jaxllm.objectives.base import Batch, LossSums
 from jaxllm.optim import EmaConfig
 from jaxllm.parallel.layouts import Layout, weight_shardings
+from jaxllm.parallel.shard import dealt_out
 from jaxllm.schema import Config
 from jaxllm.training.state import TrainState
 
 LossFn = Callable[[Nested, Batch, jax.Array | None], LossSums]
+Rebalance = Callable[[Nested, RouterSums], Nested]
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -37,6 +40,11 @@ def make_loss(objective: Any, model: Any, layout: Layout) -> LossFn:
     """The objective as a function of weights, batch and the examples' keys (None: no dropout)."""
 
     def loss(params: Nested, batch: Batch, keys_B: jax.Array | None) -> LossSums:
+        # Losses are sums over positions and rotary angles come with the batch.
+        batch = {
+            name: dealt_out(layout, field) if field.ndim > 1 else field
+            for name, field in batch.items()
+        }
         return objective(bind(model, params), batch, keys_B=keys_B, layout=layout)
 
     return loss
@@ -61,11 +69,15 @@ def make_train_step(
     schedule: optax.Schedule,
     num_microbatches: int = 1,
     ema: EmaConfig | None = None,
+    rebalance: Rebalance | None = None,
 ) -> StepFn:
     """(state, batch) -> (state after one update, metrics of the batch before it).
 
+    rebalance: moves the routers' biases of the updated weights, which have no gradient.
+
     Metrics: loss (mean -log p of a target in nats), objective (what is minimised, a mean too),
-    gradient_norm (before clipping), learning_rate and num_tokens, float32 scalars.
+    gradient_norm (before clipping), learning_rate and num_tokens, float32 scalars; with a mixture
+    of experts also those of `router_metrics`.
     """
     # Where their optimizer state lies: what is updated in pieces is reduced in pieces.
     gradient_shardings = weight_shardings(layout.for_optimizer(), specs)
@@ -77,7 +89,7 @@ def make_train_step(
 
         def weighted(params: Nested, part: Batch, part_keys: jax.Array) -> tuple[Any, LossSums]:
             sums = loss(params, part, part_keys)
-            return sums.loss * weight, sums
+            return sums.loss * weight + router_loss(sums.router, num_microbatches), sums
 
         grad = jax.grad(weighted, has_aux=True)
         if num_microbatches == 1:
@@ -92,17 +104,28 @@ def make_train_step(
             opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
         updates, opt_state = optimizer.update(gradients, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if rebalance is not None and sums.router is not None:
+            params = rebalance(params, sums.router)
         averaged = None if ema is None else ema.update(state.ema, params)
         metrics = {
             "loss": sums.nll * weight,
-            "objective": sums.loss * weight,
+            "objective": sums.loss * weight + router_loss(sums.router, 1),
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "num_tokens": sums.num_tokens,
         }
+        if sums.router is not None:
+            metrics |= router_metrics(sums.router)
         return TrainState(state.step + 1, params, opt_state, averaged), metrics
 
     return train_step
+
+
+def router_loss(sums: RouterSums | None, num_microbatches: int) -> jax.Array | float:
+    """A microbatch's part in the routers' mean loss over the positions of the whole batch."""
+    if sums is None:
+        return 0.0
+    return jnp.sum(sums.loss / sums.num_positions) / num_microbatches
 
 
 def accumulate(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from jaxllm.data.batch import make_batch
+from jaxllm.data.batch import batch_shapes, make_batch
 
 DELIMITER = 3
 
@@ -49,3 +49,12 @@ def test_fields_have_the_documented_types_and_shapes():
     np.testing.assert_array_equal(batch["example_index"], [5, 1, 0])
     np.testing.assert_array_equal(batch["loss_mask"].sum(axis=1), [10, 4, 0])
     assert batch["loss_mask"][1, :4].all()
+
+
+def test_the_shapes_of_a_batch_are_known_before_it():
+    rows_BS = np.full((3, 9), DELIMITER, np.int32)
+    batch = make_batch(rows_BS, delimiter_id=DELIMITER, example_index=range(3))
+    shapes = batch_shapes(3, 8)
+    assert list(shapes) == list(batch)
+    for name, field in batch.items():
+        assert (shapes[name].shape, shapes[name].dtype) == (field.shape, field.dtype), name

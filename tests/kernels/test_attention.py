@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from tiny import fast
 
-from jaxllm.kernels.attention import attention
+from jaxllm.kernels.attention import attention, choose
+from jaxllm.kernels.attention_request import describe
+from jaxllm.parallel.mesh import ParallelConfig
+
+from . import attention_reference as in_float64
+from .test_attention_splash import request_for
 
 B, T, S, N, H = 2, 12, 20, 4, 8
 
@@ -89,37 +94,53 @@ def test_large_scores_neither_overflow_nor_lose_the_winner():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "extra", "reason"),
+    ("window", "soft_cap", "has_cache"),
+    [(1, None, False), (5, 0.5, False), (5, 0.5, True)],
+)
+def test_window_and_soft_cap(window, soft_cap, has_cache):
+    q, k, v = random_qkv("float32", num_keys=S if has_cache else T)
+    slots_BT = np.stack([np.arange(T), np.arange(T) + 7 * has_cache]).astype(np.int32)
+    mask = np.arange(k.shape[1]) <= slots_BT[..., None]
+    mask &= np.arange(k.shape[1]) > slots_BT[..., None] - window
+    out = fast(attention, static_argnames=("window", "soft_cap"))(
+        *(q, k, v),
+        query_slots_BT=slots_BT if has_cache else None,
+        window=window,
+        soft_cap=soft_cap,
+    )
+    exact = in_float64.reference(q, k, v, np.zeros(q.shape), mask_BTS=mask, soft_cap=soft_cap)[0]
+    check(out, exact, "float32")
+
+
+@pytest.mark.parametrize("implementation", ["splash", "cudnn"])
+def test_a_kernel_of_another_platform_is_refused(implementation):
+    with pytest.raises(ValueError, match=rf"model\.attention: {implementation} cannot.*cpu.*xla"):
+        attention(*random_qkv("bfloat16"), implementation=implementation)
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "chosen"),
     [
-        ("bfloat16", {"segment_ids_BT": jnp.zeros((B, T), jnp.int32)}, "segment ids"),
-        ("bfloat16", {"query_slots_BT": jnp.zeros((B, T), jnp.int32)}, "a key/value cache"),
-        ("float32", {}, "float32"),
-        ("bfloat16", {}, "the platform cpu"),
+        ("tpu", {}, "splash"),
+        ("tpu", {"dtype": "float32"}, "splash"),
+        ("tpu", {"num_queries": 200}, "xla"),
+        ("tpu", {"has_cache": True}, "xla"),
+        ("gpu", {"soft_cap": None}, "cudnn"),
+        ("gpu", {"soft_cap": 30.0}, "xla"),
+        ("gpu", {"soft_cap": None, "dtype": "float32"}, "xla"),
+        ("cpu", {}, "xla"),
     ],
 )
-def test_cudnn_is_refused_where_it_would_ignore_something(dtype, extra, reason):
-    with pytest.raises(ValueError, match=f"model.attention: cudnn cannot do {reason}.*xla"):
-        attention(*random_qkv(dtype), implementation="cudnn", **extra)
+def test_auto_takes_the_fast_kernel_only_where_it_can_do_all(platform, changes, chosen):
+    request = request_for(platform=platform, **changes)
+    assert choose("auto", request) == chosen
+    assert choose("xla", request) == "xla"
 
 
-def test_auto_on_a_gpu_takes_cudnn_only_where_it_can_do_all(monkeypatch):
-    calls = []
-
-    def fake(q, k, v, **options):
-        calls.append(options)
-        return q
-
+def test_the_platform_is_the_layouts_and_not_this_machines(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
-    attention(*random_qkv("bfloat16"))
-    assert calls == [{"is_causal": True, "implementation": "cudnn"}]
-    attention(*random_qkv("float32"))
-    attention(*random_qkv("bfloat16"), segment_ids_BT=jnp.zeros((B, T), jnp.int32))
-    attention(*random_qkv("bfloat16"), query_slots_BT=jnp.zeros((B, T), jnp.int32))
-    assert len(calls) == 1
-
-
-def test_xla_stays_xla_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.delattr(jax.nn, "dot_product_attention")
-    attention(*random_qkv("bfloat16"), implementation="xla")
+    layout = ParallelConfig().build(jax.devices()[:1])
+    q, k, _ = random_qkv("float16")
+    options = {"has_segments": False, "has_cache": False, "window": None, "soft_cap": None}
+    assert describe(q, k, layout=layout, **options).platform == "cpu"
+    assert describe(q, k, layout=None, **options).platform == "gpu"

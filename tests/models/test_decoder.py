@@ -241,7 +241,7 @@ def test_dropout_is_off_without_keys():
 def test_every_place_in_the_network_has_a_key_of_its_own(monkeypatch):
     seen = []
 
-    def note(x, rate, keys_B):
+    def note(x, rate, keys_B, *, layout):
         jax.debug.callback(lambda data: seen.append(data.tobytes()), jax.random.key_data(keys_B))
         return x
 

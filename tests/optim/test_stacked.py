@@ -14,6 +14,7 @@ def test_depth():
     assert stacking_depth(SPECS["scale"]) == 0
     assert stacking_depth(SPECS["blocks"]["scale"]) == 1
     assert stacking_depth(SPECS["blocks"]["query"]) == 1
+    assert stacking_depth(SPECS["blocks"]["experts"]) == 2
 
 
 def test_depth_refuses_a_batch_it_does_not_know():

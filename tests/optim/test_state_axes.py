@@ -6,7 +6,7 @@ import pytest
 from jaxllm.optim import Adafactor, Adagrad, Adam, AdamW, Lion, Muon, Sgd, state_axes
 from jaxllm.parallel.axes import WeightSpec
 
-from .weights import SIZES, SPECS, run
+from .weights import SIZES, SPECS, STACKS, run
 
 SHAPES = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), SPECS)
 CONFIGS = {
@@ -49,7 +49,7 @@ def test_moments_have_the_axes_of_their_weight(name):
     found = {axes for [(_, axes)] in leaves_with_axes(CONFIGS[name])}
     for spec in jax.tree.leaves(SPECS):
         single = [
-            size for size, axis in zip(spec.shape, spec.axes, strict=True) if axis != "layers"
+            size for size, axis in zip(spec.shape, spec.axes, strict=True) if axis not in STACKS
         ]
         if name == "adafactor" and len(single) > 1:
             rows, columns = sorted(single)[-2:]

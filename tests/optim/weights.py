@@ -1,4 +1,4 @@
-"""A small model's weights: all roles, 2-D and 3-D matrices, stacked and single.
+"""A small model's weights: all roles, 2-D and 3-D matrices, stacked once or twice and single.
 
 Every logical axis has a size of its own, so that a mixed-up axis shows in a shape.
 """
@@ -6,10 +6,12 @@ Every logical axis has a size of its own, so that a mixed-up axis shows in a sha
 import jax
 import numpy as np
 
+from jaxllm.optim.stacked import stacking_depth
 from jaxllm.parallel.axes import WeightSpec
 
 LAYERS = 3
-SIZES = {"layers": LAYERS, "vocab": 24, "embed": 8, "heads": 4, "head_dim": 6, "mlp": 16}
+STACKS = {"layers": LAYERS, "experts": 2}
+SIZES = {**STACKS, "vocab": 24, "embed": 8, "heads": 4, "head_dim": 6, "mlp": 16}
 
 
 def spec(*axes, role, inputs=(), outputs=()):
@@ -26,6 +28,7 @@ SPECS = {
         "query": stacked("embed", "heads", "head_dim", role="hidden", inputs=(0,), outputs=(1, 2)),
         "out": stacked("heads", "head_dim", "embed", role="hidden", inputs=(0, 1), outputs=(2,)),
         "up": stacked("embed", "mlp", role="hidden", inputs=(0,), outputs=(1,)),
+        "experts": stacked("experts", "embed", "mlp", role="hidden", inputs=(1,), outputs=(2,)),
         "bias": stacked("mlp", role="bias"),
         "scale": stacked("embed", role="scale"),
     },
@@ -38,12 +41,14 @@ SPEC_OF = {
 
 
 def random_weights(seed):
-    """Weights whose layers differ in size by powers of ten, as float32 NumPy arrays."""
+    """Weights whose layers and experts differ in size by powers of ten, as float32 arrays."""
     rng = np.random.default_rng(seed)
 
     def one(spec):
-        layers = 10.0 ** np.arange(LAYERS) / 10
-        size = layers.reshape(-1, *[1] * (len(spec.shape) - 1)) if "layers" in spec.axes else 1.0
+        depth = stacking_depth(spec)
+        stack = spec.shape[:depth]
+        size = 10.0 ** (np.indices(stack).sum(axis=0) - bool(depth))
+        size = size.reshape(*stack, *[1] * (len(spec.shape) - depth))
         return np.asarray(size * rng.normal(size=spec.shape), np.float32)
 
     return jax.tree.map(one, SPECS)
@@ -65,14 +70,13 @@ def step_once(transformation, gradients, params):
 
 
 def unstack(tree):
-    """Each layer's own leaf, under names like "blocks/up#2"."""
+    """Each layer's and expert's own leaf: "blocks/up#2", "blocks/experts#2#0"."""
     leaves = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = "/".join(key.key for key in path)
-        if "layers" in SPEC_OF[name].axes:
-            leaves |= {f"{name}#{layer}": leaf[layer] for layer in range(LAYERS)}
-        else:
-            leaves[name] = leaf
+        stack = SPEC_OF[name].shape[: stacking_depth(SPEC_OF[name])]
+        for index in np.ndindex(*stack):
+            leaves["".join([name, *(f"#{place}" for place in index)])] = leaf[index]
     return leaves
 
 

@@ -20,18 +20,35 @@ ROWS, STEPS, TOTAL_STEPS = 16, 3, 100
 EMA = EmaConfig(decay=0.9)
 SCHEDULE = Linear(warmup_steps=1)
 
+MOE = {
+    "num_experts": 4,
+    "expert_dim": 24,
+    "num_shared_experts": 1,
+    "scoring": "sigmoid",
+    "balance_loss": 0.1,
+    "z_loss": 0.01,
+    "bias_rate": 0.01,
+}
+
 # Between them they have every kind of weight. Adam divides by the size of each gradient, so one
 # that is nothing but rounding (the bias of keys, which softmax does not see) moves a weight as far
 # as any other; this eps lets the step follow the gradient smoothly, and rounding stay rounding.
 RECIPES = {
     "adamw": (tiny.config(has_qk_norm=True, dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
     "muon": (tiny.gpt2(dropout=0.1), Muon(adam_eps=1e-3, weight_decay=0.1)),
+    "experts": (
+        tiny.config(num_layers=1, is_gated=False, dropout=0.1, moe=MOE),
+        AdamW(learning_rate=0.02, eps=1e-3),
+    ),
 }
 LAYOUTS = {
     "replicated": ParallelConfig(layout="replicated"),
     "data": ParallelConfig(layout="data"),
     "fsdp": ParallelConfig(layout="fsdp", data=2),
     "zero1": ParallelConfig(layout="zero1", data=2),
+    "context": ParallelConfig(layout="fsdp", data=2, context=2),
+    "ring": ParallelConfig(layout="fsdp", fsdp=2, context=2, tensor=2, context_attention="ring"),
+    "ulysses": ParallelConfig(layout="fsdp", context=2, context_attention="ulysses"),
     "offloaded": ParallelConfig(layout="fsdp", data=2, offload_optimizer=True),
     "slices": ParallelConfig(layout="fsdp", slice=2),
     "fsdp_tensor": ParallelConfig(layout="fsdp", tensor=2),
@@ -75,6 +92,7 @@ def make(recipe, layout, *, num_microbatches=1):
         schedule=optim.schedule_fn(TOTAL_STEPS),
         num_microbatches=num_microbatches,
         ema=EMA,
+        rebalance=model.rebalance,
     )
     jitted = tiny.fast(step, donate_argnums=0, out_shardings=(shardings, layout.sharding()))
     return Run(layout, specs, jitted, init_sharded(first, key, shardings))

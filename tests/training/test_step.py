@@ -92,6 +92,41 @@ def test_every_layout_computes_what_one_device_does(recipe, layout):
     assert_in_place(state, run)
 
 
+def test_experts_on_many_devices_and_accumulated_compute_what_one_does():
+    """The routers' losses, metrics and biases too."""
+    layout = ParallelConfig(expert=2, fsdp=2, tensor=2).build()
+    run = runs.make("experts", layout, num_microbatches=2)
+    assert_in_place(run.state, run)
+    state, history = runs.train(run)
+    assert_same(history, reference("experts"))
+    assert_in_place(state, run)
+
+
+def test_metrics_and_biases_of_routers():
+    """The objective is the loss, its z-loss and the routers' loss; each step moves the biases."""
+    start = param_dict(tiny.decoder(runs.RECIPES["experts"][0]))
+    before = start["blocks"]["layers"]["moe"]["router"]["bias"]
+    plain = {"loss", "objective", "gradient_norm", "learning_rate", "num_tokens"}
+    for params, _, metrics in reference("experts"):
+        assert {name for name in metrics if not name.startswith("router_")} == plain
+        assert all(value.dtype == np.float32 for value in metrics.values())
+        # The z-loss of the logits adds 1e-3 log Z ^ 2, where log Z is about ln 64 at the start.
+        rest = metrics["objective"] - metrics["loss"] - metrics["router_loss"]
+        assert 0.005 < rest < 0.1
+        weighted = 0.1 * metrics["router_balance_loss"] + 0.01 * metrics["router_z_loss"]
+        np.testing.assert_allclose(metrics["router_loss"], weighted, rtol=1e-6)  # one layer
+        assert 1 < metrics["router_max_load"] <= 2  # of four experts a token chooses two
+        assert 0 <= metrics["router_min_load"] < 1
+        assert 0 < metrics["router_entropy"] <= np.log(4)
+        bias = params["blocks"]["layers"]["moe"]["router"]["bias"]
+        # The first step has a rate of 0: nothing but the balance moves biases.
+        moved = np.abs(bias - before)
+        assert np.all(np.isclose(moved, 0.01, rtol=1e-4) | (moved == 0))
+        assert np.any(moved)
+        before = bias
+    assert not any(name.startswith("router_") for name in reference("adamw")[0][2])
+
+
 @pytest.mark.parametrize(("layout", "num_microbatches"), [(None, 2), ("fsdp_tensor", 4)])
 def test_accumulated_equals_the_large_batch(layout, num_microbatches):
     layout = runs.one_device() if layout is None else runs.LAYOUTS[layout].build()

@@ -1,0 +1,1 @@
+"""What a compiled TPU program says, read ahead of time: memory, predicted time, collectives."""

@@ -1,0 +1,27 @@
+"""How many ids a data config has, where that can be known without its data."""
+
+from pathlib import Path
+
+from jaxllm.data.dataset_folder import SIDECAR, read_card
+from jaxllm.data.datasets import BinDatasetConfig, PreparedDatasetConfig, SyntheticDatasetConfig
+from jaxllm.data.mixture import DataConfig
+from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
+from jaxllm.data.tokenizer import ByteTokenizerConfig, HuggingFaceTokenizerConfig
+
+
+def known_vocab_size(config: DataConfig) -> int | None:
+    """The number of ids of the config's tokenizer or datasets; None if it takes the data to say."""
+    match config.tokenizer:
+        case ByteTokenizerConfig():
+            return config.tokenizer.build().vocab_size
+        case SentencePieceTokenizerConfig(vocab_size=int(size)):
+            return size
+        case HuggingFaceTokenizerConfig(path=path) if Path(path).expanduser().exists():
+            return config.tokenizer.build().vocab_size
+    for dataset in config.datasets.values():
+        match dataset:
+            case BinDatasetConfig() | SyntheticDatasetConfig():
+                return dataset.vocab_size
+            case PreparedDatasetConfig(path=folder) if (Path(folder) / SIDECAR).is_file():
+                return read_card(Path(folder)).vocab_size
+    return None

@@ -1,0 +1,81 @@
+"""A checkpoint of one layout is gone on with under another."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.commands.saved_state import SavedState
+from jaxllm.nn.param import param_dict, spec_dict
+from jaxllm.nn.stack import fold, fold_specs
+from jaxllm.optim import AdamW, EmaConfig
+from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.training.state import abstract_with_shardings, new_state, state_shardings
+
+LAYOUTS = {
+    "rounds": ParallelConfig(stage=2, fsdp=2, tensor=2, pipeline_rounds=2),
+    "stages": ParallelConfig(stage=4, fsdp=2),
+    "fsdp": ParallelConfig(),
+}
+
+
+class Parts(NamedTuple):
+    """Of an assembled run what a restore looks at."""
+
+    state: object
+
+
+class Nowhere:
+    """A loader without data."""
+
+    def state(self, step):
+        return {}
+
+    def check_state(self, state):
+        assert state == {}
+
+
+def make(name):
+    """The abstract state of a run under a layout."""
+    layout = LAYOUTS[name].build()
+    model = tiny.decoder(tiny.config(num_layers=4))
+    specs = fold_specs(spec_dict(model), LAYOUTS[name].pipeline_rounds)
+    optimizer = AdamW(learning_rate=1e-3).build(specs, total_steps=10)
+
+    def first():
+        return new_state(fold(param_dict(model), specs), optimizer, EmaConfig(decay=0.9))
+
+    abstract = jax.eval_shape(first)
+    return abstract_with_shardings(abstract, state_shardings(abstract, specs, layout))
+
+
+def filled(abstract):
+    """Every array of the state counts on where the one before it ended."""
+    start, leaves = 0, []
+    for leaf in jax.tree.leaves(abstract):
+        values = (start + np.arange(leaf.size)).astype(leaf.dtype).reshape(leaf.shape)
+        leaves.append(jax.device_put(values, leaf.sharding))
+        start += leaf.size
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def open_state(folder):
+    return SavedState(folder, CheckpointConfig(), Nowhere(), vocab_size=4, run_config={})
+
+
+@pytest.mark.parametrize(("before", "after"), [("rounds", "fsdp"), ("stages", "rounds")])
+def test_a_run_goes_on_under_another_layout(tmp_path, before, after):
+    state = filled(make(before))
+    with open_state(tmp_path) as saved:
+        saved.save(3, state, validation_loss=None, training_seconds=0.0)
+    target = make(after)
+    with open_state(tmp_path) as saved:
+        restored = saved.restore(Parts(target))
+    for leaf, was in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        # With the rounds before the layers or without them, the numbers are in the same order.
+        np.testing.assert_array_equal(np.ravel(leaf), np.ravel(was))
+    for leaf, like in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
+        assert (leaf.shape, leaf.sharding) == (like.shape, like.sharding)
