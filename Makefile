@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all lint lock clean
+.PHONY: setup demo test test-all test-tpu-compile lint lock clean
 
 setup: $(STAMP)
 
@@ -21,10 +21,14 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not tpu_compile"
 
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not tpu_compile"
+
+# Compiles every pod config with the TPU compiler, about two minutes each.
+test-tpu-compile: setup
+	$(BIN)/pytest -m tpu_compile -s
 
 # Pins every version and hash, for every platform, naming no index address.
 lock:

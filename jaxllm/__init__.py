@@ -3,6 +3,7 @@
 The verbs of the command line as functions, for notebooks and scripts:
 
     import jaxllm
+    jaxllm.compile("demo", topology="v5e-16").predicted_step_seconds
     jaxllm.train("demo", "run_dir=runs/mine", "training.steps=100")
     jaxllm.evaluate("runs/mine")
     jaxllm.generate("runs/mine", ["My fellow citizens, "], temperature=0.5)

@@ -151,6 +151,61 @@ def compile_step(
 
 
 @app.command()
+def plan(
+    config: ConfigArgument,
+    topology: Annotated[
+        str, typer.Option(help="A TPU slice as v5p:2x2x4, or a pod's name as v5p-32.")
+    ],
+    overrides: OverridesArgument = None,
+    slices: Annotated[
+        int, typer.Option(help="Equal slices, joined by the data-centre network.")
+    ] = 1,
+    global_batch: Annotated[
+        int | None, typer.Option(help="Rows of a step, in place of data.global_batch_size.", min=1)
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(metavar="MINUTES", help="How long candidates are compiled.")
+    ] = 10.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The fastest config found; default CONFIG_TOPOLOGY.yaml."
+        ),
+    ] = None,
+    smallest: Annotated[
+        bool, typer.Option("--smallest", help="Only find the smallest slice that is enough.")
+    ] = False,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Also say what 16 to 4,096 such chips would do.")
+    ] = False,
+) -> None:
+    """Find the fastest layout, remat policy and batch split for a TPU slice, without a TPU.
+
+    Stopped, it goes on from what it had. Ends with exit code 1 if nothing fits.
+    """
+    from jaxllm.commands.plan import plan_command
+    from jaxllm.commands.plan_smallest import smallest_command
+    from jaxllm.config import find_config
+
+    file, given = find_config(config), list(overrides or [])
+    if global_batch is not None:
+        given.append(f"data.global_batch_size={global_batch}")
+    if smallest:
+        code = smallest_command(file, given, topology=topology, budget=budget)
+    else:
+        code = plan_command(
+            file,
+            given,
+            topology=topology,
+            slices=slices,
+            budget=budget,
+            out=out,
+            with_scaling=scaling,
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
     out: Annotated[

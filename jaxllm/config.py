@@ -56,6 +56,8 @@ class RunConfig(Config):
     """Compiler options by name, beside or instead of those for the chip; null takes one out."""
     compilation_cache: str | None = "~/.cache/jaxllm/compiled"
     """Folder of compiled programs, reused by later runs; null compiles anew each time."""
+    plan_cache: str | None = "~/.cache/jaxllm/plan"
+    """Folder of what `plan` found out, from where it goes on; null compiles anew each time."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # dictionaries inside have no hash of their own
@@ -236,6 +238,7 @@ MAY_CHANGE = (
     "metrics",
     "profile",
     "compilation_cache",
+    "plan_cache",
     "xla_flags",
     "training.num_microbatches",
     "model.attention",

@@ -155,16 +155,14 @@ class _Replay:
         if instruction.opcode != "fusion":
             return "whole"
         inner = self._machine.module.called(instruction)[0]
-        targets = {each.target for each in inner.instructions.values()}
-        if "AsyncCollectiveStart" in targets:
-            return "start"
-        if "AsyncCollectiveDone" in targets:
+        if any(each.target == "AsyncCollectiveDone" for each in inner.instructions.values()):
             return "end"
-        is_step = any(
+        # The first of such fusions begins the exchange.
+        is_part = any(
             "async_collective_fusion_config" in each.attributes
             for each in inner.instructions.values()
         )
-        return "during" if is_step else "whole"
+        return "during" if is_part else "whole"
 
     def _started(self, done: Instruction) -> Instruction:
         """The instruction that began what `done` ends."""

@@ -73,7 +73,8 @@ def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) ->
     if parts > 1:
         check_batch(layout, rows // parts, key="data.global_batch_size / training.num_microbatches")
     check_length(layout, config.data.sequence_length, key="data.sequence_length")
-    check_pipeline(layout, num_layers=config.model.num_layers, rows=rows // parts)
+    for num_layers in config.model.stack_depths:
+        check_pipeline(layout, num_layers=num_layers, rows=rows // parts)
     return layout
 
 

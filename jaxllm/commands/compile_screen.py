@@ -45,7 +45,8 @@ def _figures(report: Report) -> Table:
     table.add_row(
         "program",
         f"{report.num_params:,} parameters, {report.tokens_per_step:,} tokens a step, on "
-        f"{slices}{report.topology} ({report.chips:,} chips), {mesh or 'one device'}",
+        f"{slices}{report.topology} ({report.chips:,} chip{'s' * (report.chips != 1)}), "
+        f"{mesh or 'one device'}",
     )
     memory = ", ".join(f"{name} {size:.2f}" for name, size in report.memory_gib.items())
     host = f"; host memory {report.host_memory_gib:.2f}" if report.host_memory_gib else ""

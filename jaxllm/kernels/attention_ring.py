@@ -2,14 +2,16 @@
 
 B batch, T queries of one shard, S keys of one shard, N query heads, K key/value heads, H head
 dimension, C shards. Rows are dealt out in zigzag (`parallel/zigzag.py`): shard i holds
-stretches i and 2C-1-i. Of the keys of another shard j
-    all queries see the first stretch and none the second, if j < i;
-    the second stretch of queries sees all and the first none, if j > i.
-So every step but the own shard's is half a block without a causal mask, the same work on every
-device.
+stretches i and 2C-1-i of a row, its first and second half. Of the keys of another shard j
+    the second half of queries sees the first half, whole, whatever j;
+    the first half of queries sees the first half, whole, if j < i, and no other;
+    the second half of queries sees the second half, whole, if j > i.
+So a step with another shard's keys is two blocks without a causal mask, of the same size on every
+device, of which one has a place that depends on the device.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,12 +34,6 @@ class Keys(NamedTuple):
     k_BKSH: jax.Array
     v_BKSH: jax.Array
     segments_BS: jax.Array | None
-
-    def first_stretch(self) -> "Keys":
-        """The earlier half of the keys."""
-        half = self.k_BKSH.shape[2] // 2
-        segments = None if self.segments_BS is None else self.segments_BS[:, :half]
-        return Keys(self.k_BKSH[:, :, :half], self.v_BKSH[:, :, :half], segments)
 
 
 def ring_attention(
@@ -86,30 +82,31 @@ def _forward(
     q_BNTH: jax.Array, keys: Keys, *, axis_name: str, num_shards: int, kernel: BlockKernel
 ) -> tuple[jax.Array, jax.Array]:
     """The result and the log-sum-exp of all scores, both in float32."""
-    index = jax.lax.axis_index(axis_name)
-    half = q_BNTH.shape[2] // 2
-    segments = keys.segments_BS
+    segments_BT = keys.segments_BS
 
-    def earlier(total: tuple, keys: Keys) -> tuple:
-        part = kernel.forward(q_BNTH, *_pair(keys.first_stretch(), segments), is_causal=False)
-        return merge(total, part)
-
-    def later(total: tuple, keys: Keys) -> tuple:
-        own = None if segments is None else segments[:, half:]
-        part = kernel.forward(q_BNTH[:, :, half:], *_pair(keys, own), is_causal=False)
-        merged = merge(tuple(x[:, :, half:] for x in total), part)
-        return tuple(
-            jnp.concatenate([x[:, :, :half], y], axis=2) for x, y in zip(total, merged, strict=True)
+    def add(total: Any, keys: Keys, *, queries_at: Any, keys_at: Any) -> Any:
+        """What half of the queries gets from half of the keys joins the total."""
+        part = kernel.forward(
+            _half(q_BNTH, queries_at),
+            *_halves(keys, keys_at),
+            *(_half(segments_BT, queries_at, axis=1), _half(keys.segments_BS, keys_at, axis=1)),
+            is_causal=False,
         )
+        merged = merge(_half(total, queries_at), part)
+        return jax.tree.map(partial(_put, half=queries_at), total, merged)
 
     def step(carry: tuple, number: jax.Array) -> tuple:
         total, keys = carry
         onward = _rotate(keys, axis_name, num_shards)  # travels while this step computes
-        total = jax.lax.cond(number <= index, earlier, later, total, keys)
+        total = add(total, keys, queries_at=1, keys_at=0)
+        diagonal = _diagonal(number, axis_name)
+        total = add(total, keys, queries_at=diagonal, keys_at=diagonal)
         return (total, onward), None
 
     onward = _rotate(keys, axis_name, num_shards)
-    out, log_normalizer = kernel.forward(q_BNTH, *_pair(keys, segments), is_causal=True)
+    out, log_normalizer = kernel.forward(
+        q_BNTH, *keys[:2], segments_BT, segments_BT, is_causal=True
+    )
     total = (out.astype(jnp.float32), log_normalizer)
     (total, _), _ = jax.lax.scan(step, (total, onward), jnp.arange(1, num_shards))
     return total
@@ -125,37 +122,37 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq, dk, dv) of this shard, from its queries, keys, result and log-sum-exp."""
     q_BNTH, keys, out_BNTH, log_normalizer_BNT = saved
-    index = jax.lax.axis_index(axis_name)
-    half = q_BNTH.shape[2] // 2
-    segments = keys.segments_BS
+    segments_BT = keys.segments_BS
     rest = (out_BNTH, log_normalizer_BNT, g_BNTH)
 
-    def earlier(keys: Keys) -> tuple:
-        dq, dk, dv = kernel.backward(
-            q_BNTH, *_pair(keys.first_stretch(), segments), *rest, is_causal=False
-        )
-        return dq.astype(jnp.float32), *(_padded(x, (0, half)) for x in (dk, dv))
-
-    def later(keys: Keys) -> tuple:
-        own = None if segments is None else segments[:, half:]
-        dq, dk, dv = kernel.backward(
-            q_BNTH[:, :, half:],
-            *_pair(keys, own),
-            *(x[:, :, half:] for x in rest),
+    def add(total: Any, keys: Keys, *, queries_at: Any, keys_at: Any) -> Any:
+        dq, *dkeys = kernel.backward(
+            _half(q_BNTH, queries_at),
+            *_halves(keys, keys_at),
+            *(_half(segments_BT, queries_at, axis=1), _half(keys.segments_BS, keys_at, axis=1)),
+            *(_half(x, queries_at) for x in rest),
             is_causal=False,
         )
-        return _padded(dq, (half, 0)), *(x.astype(jnp.float32) for x in (dk, dv))
+        total_dq, total_dkeys = total
+        return (
+            _put(total_dq, _half(total_dq, queries_at) + dq, half=queries_at),
+            [
+                _put(total, _half(total, keys_at) + x, half=keys_at)
+                for total, x in zip(total_dkeys, dkeys, strict=True)
+            ],
+        )
 
     def step(carry: tuple, number: jax.Array) -> tuple:
         dq, dkeys, keys = carry
-        # Both travel while this step computes: its sums join those of the steps before it.
-        dkeys, onward = _rotate((dkeys, keys), axis_name, num_shards)
-        more, *more_keys = jax.lax.cond(number <= index, earlier, later, keys)
-        dkeys = [x + y for x, y in zip(dkeys, more_keys, strict=True)]
-        return (dq + more, dkeys, onward), None
+        onward = _rotate(keys, axis_name, num_shards)
+        total = (dq, _rotate(dkeys, axis_name, num_shards))
+        total = add(total, keys, queries_at=1, keys_at=0)
+        diagonal = _diagonal(number, axis_name)
+        total = add(total, keys, queries_at=diagonal, keys_at=diagonal)
+        return (*total, onward), None
 
     onward = _rotate(keys, axis_name, num_shards)
-    own = kernel.backward(q_BNTH, *_pair(keys, segments), *rest, is_causal=True)
+    own = kernel.backward(q_BNTH, *keys[:2], segments_BT, segments_BT, *rest, is_causal=True)
     dq, *dkeys = (x.astype(jnp.float32) for x in own)
     steps = jnp.arange(1, num_shards)
     (dq, dkeys, _), _ = jax.lax.scan(step, (dq, dkeys, onward), steps)
@@ -175,14 +172,29 @@ def merge(
     return out, log_normalizer
 
 
-def _pair(keys: Keys, query_segments_BT: jax.Array | None) -> tuple:
-    """Keys, values, and the segments of queries and keys, in the order that kernels take them."""
-    return keys.k_BKSH, keys.v_BKSH, query_segments_BT, keys.segments_BS
+def _diagonal(number: jax.Array, axis_name: str) -> jax.Array:
+    """Which half of queries sees the same half of the keys that have come `number` devices far."""
+    return jnp.where(number <= jax.lax.axis_index(axis_name), 0, 1)
 
 
-def _padded(x_BNTH: jax.Array, zeros: tuple[int, int]) -> jax.Array:
-    """In float32, with so many positions of zeros before and after."""
-    return jnp.pad(x_BNTH.astype(jnp.float32), ((0, 0), (0, 0), zeros, (0, 0)))
+def _half(x: Any, half: Any, *, axis: int = 2) -> Any:
+    """The first (0) or second (1) half of positions, of every array of a tree."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_slice_in_dim(
+            leaf, half * (leaf.shape[axis] // 2), leaf.shape[axis] // 2, axis
+        ),
+        x,
+    )
+
+
+def _halves(keys: Keys, half: Any) -> tuple[jax.Array, jax.Array]:
+    return _half(keys.k_BKSH, half), _half(keys.v_BKSH, half)
+
+
+def _put(x_BNT: jax.Array, half_BNT: jax.Array, *, half: Any) -> jax.Array:
+    """`x_BNT` with one half of its positions replaced."""
+    start = half * half_BNT.shape[2]
+    return jax.lax.dynamic_update_slice_in_dim(x_BNT, half_BNT, start, axis=2)
 
 
 def _rotate(x: Any, axis_name: str, num_shards: int) -> Any:

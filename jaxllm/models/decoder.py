@@ -143,6 +143,12 @@ class DecoderConfig(Config):
         return self.mlp_dim or 4 * self.embed_dim
 
     @property
+    def stack_depths(self) -> tuple[int, ...]:
+        """Layers of each stack of equal blocks: with experts, the dense ones come first."""
+        dense = self.num_dense_layers
+        return (dense, self.num_layers - dense) if dense else (self.num_layers,)
+
+    @property
     def num_dense_layers(self) -> int:
         """Number of first layers in a stack of their own, dense ones before mixtures."""
         return 0 if self.moe is None else self.moe.num_dense_layers

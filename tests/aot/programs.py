@@ -31,7 +31,8 @@ StackFrames
   %all = f32[4,64]{1,0:T(8,128)} get-tuple-element(%p), index=2
   %one = s32[]{:T(128)} constant(1)
   %next = s32[]{:T(128)} add(%copied, %one)
-  %y = f32[64]{0:T(128)S(1)} multiply(%x, %x), metadata={op_name="step/mul" stack_frame_id=2}
+  %y = f32[64]{0:T(128)S(1)} multiply(%x, %x), metadata={op_name="step/mul" stack_frame_id=2}, \
+backend_config={"estimated_cycles":"1500"}
   ROOT %out = (s32[], f32[64]{0:T(128)S(1)}, f32[4,64]{1,0:T(8,128)}) tuple(%next, %y, %all)
 }
 

@@ -46,6 +46,14 @@ def test_directions_and_steps(direction, first, limit, step, trips):
     assert counts(text)["first"] == trips
 
 
+def test_counting_by_subtraction():
+    text = LOOPS.replace("%next = s32[]{:T(128)} add(", "%next = s32[]{:T(128)} subtract(")
+    text = text.replace("direction=LT", "direction=GT").replace(
+        "%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} constant(9)"
+    )
+    assert counts(text)["first"] == 5  # 9, 8, 7, 6, 5
+
+
 def test_a_loop_that_ends_by_its_data_has_no_count():
     text = LOOPS.replace("compare(%j, %four)", "compare(%j, %j)")
     assert counts(text) == {"first": None, "second": None}

@@ -19,7 +19,7 @@ SHORTAGE = (
     "required for HLO temporaries (23.75G) exceeds available HBM (15.75G). HLO module: jit_step."
 )
 
-# Of 1,024 bytes at 0 and at 2048 hold one value each after the other; 64 bytes lie within.
+# 1,024 bytes at 0 for two values one after the other, 1,024 at 2048, and two more that overlap.
 ASSIGNMENT = """BufferAssignment:
 allocation 0: size 256, page 0, parameter 0, shape |f32[64]| at ShapeIndex {}:
  value: <1 a @0> (size=256,offset=0): f32[64]{0}
@@ -27,6 +27,7 @@ allocation 1: size 4096, page 0, preallocated-temp:
  value: <2 nothing @0> (size=1024,offset=2048): f32[4,64]{1,0:T(8,128)}
  value: <3 y @0> (size=1024,offset=0): f32[4,64]{1,0:T(8,128)}
  value: <4 first{2} @0> (size=1024,offset=0): f32[4,64]{1,0:T(8,128)}
+ value: <8 kept @0> (size=512,offset=1792): f32[128]{0}
  value: <5 zero @0> (size=64,offset=128): s32[]
  value: <6 vmem @1> (size=9999,offset=0): f32[9999]{0:S(1)}
 allocation 2: size 60, color 2, page 0, preallocated-temp:

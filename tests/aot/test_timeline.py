@@ -74,6 +74,41 @@ def test_exchanges_that_share_a_channel_are_kept_apart():
     ]
 
 
+def with_two_gathers(change):
+    """The program with a second gather, the first one's instructions but for `change` in each."""
+    text = EXCHANGES
+    for name in ("begun", "ended"):
+        computation = re.search(rf"%{name} .*?\n}}\n\n", text, flags=re.DOTALL)[0]
+        text = text.replace(
+            computation, computation + change(computation).replace(name, name + "2")
+        )
+    start, part, end = (
+        re.search(rf"  %{name} = .*\n", text)[0] for name in ("gather-start", "part", "gathered")
+    )
+    second = {
+        line: re.sub(r"%(gather-start|part|gathered|begun|ended)\b", r"%\g<1>2", line)
+        for line in (start, part, end)
+    }
+    # Ended in the other order than begun.
+    text = text.replace(start, start + second[start]).replace(part, part + second[part])
+    return text.replace(end, second[end] + end)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("channel_id=7", 'channel_id=7, chain_id="1"'),
+        lambda text: re.sub(r"(%[gh]) = bf16\[512,", r"\1 = bf16[1024,", text),
+    ],
+    ids=["chain", "shape"],
+)
+def test_chains_of_fusions_that_share_a_channel_are_kept_apart(change):
+    exchanges = replay(with_two_gathers(change)).exchanges.values()
+    gathers = [each for each in exchanges if each.collective.kind == "all-gather"]
+    assert [each.count for each in gathers] == [1, 1]
+    assert all(each.exposed == 0 for each in gathers)
+
+
 def test_an_end_whose_start_is_elsewhere_is_waited_for():
     text = re.sub(r"  %(gather-start|part) = .*\n", "", EXCHANGES).replace("%part", "%w")
     gather, _ = replay(text).exchanges.values()
@@ -82,12 +117,15 @@ def test_an_end_whose_start_is_elsewhere_is_waited_for():
 
 
 def test_a_loop_repeats_its_body():
-    once = replay(LOOPS.replace("constant(4)", "constant(1)"))
-    often = replay(LOOPS.replace("constant(4)", "constant(11)"))
+    nothing = LOOPS.replace("constant(4)", "constant(0)")
+    body = 0.4 * 1500 / 1.5e9  # of the element-wise cycles of a v5e
+    # From 0 and from 1 to below 4, and to below 11.
+    for text, rounds in ((LOOPS, 4 + 3), (LOOPS.replace("constant(4)", "constant(11)"), 11 + 10)):
+        taken = replay(text).seconds - replay(nothing).seconds
+        # The counter's few bytes take a little, less than a thousandth.
+        assert taken == pytest.approx(rounds * body, rel=1e-3)
+        assert replay(text).cycles == rounds * 1500
     assert replay(LOOPS).unknown_loops == set()
-    body = replay(LOOPS).seconds - replay(LOOPS.replace("constant(4)", "constant(3)")).seconds
-    # Both loops: 1 + 0 and 11 + 10 rounds.
-    assert often.seconds - once.seconds == pytest.approx(10 * body)
 
 
 def test_a_loop_without_a_count_is_named():

@@ -47,7 +47,7 @@ def test_equals_float64(options, is_fused, monkeypatch):
     check(with_gradients(call, *arrays), expected)
 
 
-@pytest.mark.parametrize("window", [None, 1, 70, 128, 129])
+@pytest.mark.parametrize("window", [None, 1, 130, 255, 256])
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_every_block_of_a_mask(window, num_shards):
     """Those that are told without a comparison too."""

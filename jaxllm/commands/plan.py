@@ -1,0 +1,134 @@
+"""`jaxllm plan`: the fastest way to run a config on a TPU slice, found with the TPU compiler."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxllm.aot.search import Search, add_known, run_search
+from jaxllm.aot.search_outcome import Outcome
+from jaxllm.aot.topology import Topology, parse_topology, require_libtpu
+from jaxllm.commands.plan_compiler import (
+    FIRST_COMPILE_SECONDS,
+    StepCompiler,
+    budget_left,
+    num_workers,
+    result_cache,
+    set_candidate,
+)
+from jaxllm.commands.plan_scaling import show_scaling
+from jaxllm.commands.plan_screen import PlanScreen, limit_words, progress_line, ranking_table
+from jaxllm.commands.plan_workload import make_search, workload_of
+from jaxllm.config import RunConfig, apply_override, load_config
+
+EXIT_NOTHING_FITS = 1
+
+
+def plan_command(
+    config_file: Path,
+    overrides: Sequence[str],
+    *,
+    topology: str,
+    slices: int = 1,
+    budget: float,
+    out: Path | None = None,
+    with_scaling: bool = False,
+) -> int:
+    """Search, show the ranking, write the winner. Returns the exit code: 1 is that nothing fits.
+
+    budget: minutes in which compiles may begin that are expected to end in them. ValueError for
+    what cannot be planned, before anything is compiled.
+    """
+    config = load_config(config_file, overrides)
+    chosen = parse_topology(topology, num_slices=slices)
+    out = out or default_out(config_file, chosen)
+    if out.resolve() == config_file.resolve():
+        raise ValueError(f"--out {out}: that is the config itself; give another file")
+    screen = PlanScreen()
+    search = find_best(config, chosen, budget=budget, screen=screen)
+    screen.show(ranking_table(search.ranking()))
+    screen.say(progress_line(search))
+    if search.best is None:
+        screen.say(
+            f"nothing that was compiled fits on {chosen.name}; give a larger --budget or slice, or "
+            "ask --smallest which one would do"
+        )
+        return EXIT_NOTHING_FITS
+    if with_scaling:
+        show_scaling(workload_of(config), search, chosen, screen)
+    write_winner(config_file, overrides, search.best, chosen, out)
+    screen.say(f"the fastest is written to {out}: jaxllm train {out}")
+    screen.say("predictions rank layouts and programs; they do not promise a speed")
+    return 0
+
+
+def find_best(
+    config: RunConfig, topology: Topology, *, budget: float, screen: PlanScreen
+) -> Search:
+    """The search after its budget. Ctrl-C shows what was found so far and goes on upwards."""
+    require_libtpu()
+    workload = workload_of(config)
+    search = make_search(workload, topology, flags_set=set(config.xla_flags))
+    cache = result_cache(config, topology, vocab_size=workload.vocab_size)
+    known = [cache.load(candidate) for candidate in search.possible()]
+    add_known(search, [outcome for outcome in known if outcome is not None])
+    if search.outcomes:
+        screen.say(f"{len(search.outcomes)} results of an earlier plan are taken over")
+    elif budget * 60 < FIRST_COMPILE_SECONDS:
+        raise ValueError(
+            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 3; give more"
+        )
+    if not search.num_open and not search.outcomes:
+        raise ValueError(
+            f"--topology {topology.name}: every layout surely needs more than the "
+            f"{topology.tpu.hbm_limit_gib:g} GiB of a device; give a larger slice, or ask "
+            "--smallest which one would do"
+        )
+    with StepCompiler(config, topology, cache, num_workers()) as compiler, screen:
+        try:
+            run_search(
+                search,
+                compiler.submit,
+                num_workers=num_workers(),
+                may_start=budget_left(
+                    budget,
+                    compiler.seconds,
+                    first_seconds=FIRST_COMPILE_SECONDS,
+                    clock=time.monotonic,
+                ),
+                on_change=lambda: screen.update(search),
+            )
+        except KeyboardInterrupt:
+            screen.show(ranking_table(search.ranking()))
+            screen.say("what is finished is kept; the same command goes on from it")
+            raise
+    return search
+
+
+def default_out(config_file: Path, topology: Topology) -> Path:
+    """Beside the config, or here for one that came with jaxllm."""
+    slices = f"{topology.num_slices}x" if topology.num_slices > 1 else ""
+    name = f"{config_file.stem}_{slices}{topology.name.replace(':', '_')}.yaml"
+    is_shipped = config_file.resolve().is_relative_to(Path(__file__).resolve().parents[1])
+    return Path(name) if is_shipped else config_file.with_name(name)
+
+
+def write_winner(
+    config_file: Path, overrides: Sequence[str], winner: Outcome, topology: Topology, out: Path
+) -> None:
+    """The config's own keys with the winner's, ready to train."""
+    raw: dict[str, Any] = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    for override in overrides:
+        apply_override(raw, override)
+    set_candidate(raw, winner.candidate)
+    slices = f" --slices {topology.num_slices}" if topology.num_slices > 1 else ""
+    heading = (
+        f"# jaxllm train {out}\n"
+        f"# {config_file.stem} as planned for {topology.name}{slices}: {winner.peak_gib:.2f} GiB "
+        f"of HBM a device,\n# predicted {winner.seconds:.3f} s a step ({limit_words(winner)}).\n"
+        f"# Proved without the pod: jaxllm compile {out} --topology {topology.name}{slices}\n"
+    )
+    body = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    out.write_text(heading + body, encoding="utf-8")
