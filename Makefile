@@ -2,13 +2,23 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILER := $(VENV)/.compiler
 
-.PHONY: setup demo test test-all test-tpu-compile lint lock clean
+.PHONY: setup compiler demo test test-all test-tpu-compile lint lock clean
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
 	@bash scripts/setup.sh $(VENV)
+	@touch $@
+
+# The TPU compiler, which `jaxllm compile` and a few tests need; it exists for x86 Linux only.
+compiler: $(COMPILER)
+
+$(COMPILER): requirements-aot.lock $(STAMP)
+ifeq ($(shell uname -sm),Linux x86_64)
+	@bash scripts/setup.sh $(VENV) requirements-aot.lock
+endif
 	@touch $@
 
 demo: setup
@@ -20,20 +30,22 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint compiler
 	$(BIN)/pytest -m "not slow and not tpu_compile"
 
-test-all: lint
+test-all: lint compiler
 	$(BIN)/pytest -m "not tpu_compile"
 
 # Compiles every pod config with the TPU compiler, about two minutes each.
-test-tpu-compile: setup
+test-tpu-compile: compiler
 	$(BIN)/pytest -m tpu_compile -s
 
 # Pins every version and hash, for every platform, naming no index address.
 lock:
 	uv pip compile pyproject.toml --group demo --group dev --universal --python-version 3.12 \
 	    --generate-hashes --no-header --no-emit-index-url --quiet -o requirements.lock --upgrade
+	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

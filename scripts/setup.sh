@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with exactly the versions of requirements.lock, and jaxllm in it.
-# Usage: bash scripts/setup.sh VENV
+# Usage: bash scripts/setup.sh VENV [LOCK]; with LOCK, only what that file lists is added.
 # Needs one of: Python 3.12 or newer on PATH, pyenv with such a version, or uv.
 set -euo pipefail
-venv=${1:?usage: bash scripts/setup.sh VENV}
+venv=${1:?usage: bash scripts/setup.sh VENV [LOCK]}
 cd "$(dirname "$0")/.."
 
 is_new_enough() {
@@ -25,6 +25,16 @@ find_python() {
     fi
     return 1
 }
+
+if [ $# -gt 1 ]; then
+    echo "setup: adding $2 to $venv"
+    if command -v uv >/dev/null 2>&1; then
+        VIRTUAL_ENV=$PWD/$venv uv pip install --quiet --require-hashes --no-deps -r "$2"
+    else
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$2"
+    fi
+    exit
+fi
 
 if [ -x "$venv/bin/python" ] && ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
     echo "setup: $venv holds an older Python; making it anew"

@@ -1,27 +1,16 @@
 """TPU slices by name, as devices that programs can be compiled for on a machine without them."""
 
 import importlib.util
-import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
 
 import jax
 
-from jaxllm.hardware import TPUS, Tpu
+from jaxllm.hardware import TPUS, Tpu, quiet_tpu_runtime
 
 # The compiler's version that predictions and golden files were made with.
 PINNED_LIBTPU = "0.0.50.1"
-
-# Makes libtpu load next to another process's copy of it, ask no metadata server what machine this
-# is, and keep its warnings about the missing TPU to itself.
-_QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
 
 @dataclass(frozen=True)
@@ -112,8 +101,7 @@ def require_libtpu() -> None:
             "compiling for a TPU needs its compiler, libtpu, which is not installed; on x86 Linux: "
             'pip install "jaxllm[aot]"'
         )
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet_tpu_runtime()
     if not jax.config.jax_platforms:
         # The machine's own devices compute nothing here, and looking for a TPU would only warn.
         jax.config.update("jax_platforms", "cpu")

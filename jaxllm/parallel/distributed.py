@@ -4,6 +4,8 @@ import os
 
 import jax
 
+from jaxllm.hardware import quiet_tpu_runtime
+
 _ADDRESS, _COUNT, _RANK = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -14,6 +16,7 @@ def initialize() -> None:
     platform. On a TPU slice of several hosts JAX finds them by itself. ValueError if only some of
     the three variables are set.
     """
+    quiet_tpu_runtime()
     given = {name: os.environ[name] for name in (_ADDRESS, _COUNT, _RANK) if os.environ.get(name)}
     if given:
         if len(given) < 3 or not given[_COUNT].isdigit() or not given[_RANK].isdigit():

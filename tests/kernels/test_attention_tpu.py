@@ -87,9 +87,9 @@ def test_compiles_for_a_pod(parallel, options, collective, monkeypatch):
         ("tpu7x", "tpu7x:2x2x1"),
     ],
 )
-@pytest.mark.parametrize("num_blocks", [2, 16])
+@pytest.mark.parametrize("num_blocks", [2, 8, 16])
 def test_the_blocks_of_every_chip_fit_its_memory(chip, topology, head_dim, num_blocks, monkeypatch):
-    """With the fused and the separate backward kernels."""
+    """With fused backward kernels, in key blocks of both sizes, and with separate ones."""
     sharding = jax.sharding.SingleDeviceSharding(devices(topology, monkeypatch)[0])
     length = num_blocks * BLOCKS[chip].query
     q = jax.ShapeDtypeStruct((1, length, 1, head_dim), jnp.bfloat16, sharding=sharding)
