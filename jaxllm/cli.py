@@ -168,9 +168,7 @@ def plan(
     ] = 10.0,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="The fastest config found; default CONFIG_TOPOLOGY.yaml."
-        ),
+        typer.Option(metavar="FILE", help="The fastest config; default CONFIG_TOPOLOGY.yaml."),
     ] = None,
     smallest: Annotated[
         bool, typer.Option("--smallest", help="Only find the smallest slice that is enough.")

@@ -242,6 +242,7 @@ MAY_CHANGE = (
     "xla_flags",
     "training.num_microbatches",
     "model.attention",
+    "objective.num_chunks",
     "model.remat",
     "model.offload",
     "model.is_scanned",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.models.decoder import DecoderConfig
+from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.nn.param import param_dict, spec_dict
 from jaxllm.objectives import CausalLm
 from jaxllm.optim import AdamW

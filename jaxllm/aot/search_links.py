@@ -4,6 +4,7 @@ The innermost axis takes neighbours. Of a dimension that several axes share, the
 chips with gaps between them, and share the links.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,22 +38,16 @@ class Links:
     @classmethod
     def of(cls, topology: Topology, sizes: Mapping[str, int]) -> "Links":
         """The links of a mesh of these sizes, laid out from the innermost axis outwards."""
-        dims = [(-1, topology.tpu.devices_per_chip)]
-        dims += [(dim, topology.shape[dim]) for dim in reversed(range(len(topology.shape)))]
-        used, spans = 1, {}
+        free = {-1: topology.tpu.devices_per_chip}
+        free |= {dim: topology.shape[dim] for dim in reversed(range(len(topology.shape)))}
+        taken = dict.fromkeys(free, 1)
+        spans: dict[MeshAxis, tuple[Span, ...]] = {}
         for axis in reversed(MESH_AXES):
-            remaining, mine = 1 if axis == "slice" else sizes.get(axis, 1), []
-            while remaining > 1 and dims:
-                dim, length = dims[0]
-                extent = math.gcd(remaining, length // used) if used < length else 1
-                if extent > 1:
-                    mine.append(Span(dim, extent, used))
-                    used *= extent
-                    remaining //= extent
-                if used == length:
-                    dims, used = dims[1:], 1
-                elif extent == 1:
-                    break  # sizes of odd factors: what is left goes over the links found
+            mine = []
+            for dim, extent in _dimensions(1 if axis == "slice" else sizes.get(axis, 1), free):
+                mine.append(Span(dim, extent, taken[dim]))
+                taken[dim] *= extent
+                free[dim] //= extent
             spans[axis] = tuple(mine)
         return cls(topology, sizes, spans)
 
@@ -107,3 +102,23 @@ class Links:
     def _hops(self, *axes: MeshAxis) -> float:
         spans = [span for axis in axes for span in self.spans.get(axis, ())]
         return HOP_SECONDS * sum(max(1, span.extent // 2) for span in spans)
+
+
+def _dimensions(size: int, free: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Dimensions that an axis takes and how much of each: the most whole ones that make it up.
+
+    So JAX chooses, as more dimensions are more links. Otherwise parts of one after the other; what
+    they do not divide goes over the links found.
+    """
+    whole = [dim for dim, length in free.items() if length > 1]
+    for count in range(len(whole), 0, -1):
+        for dims in itertools.combinations(whole, count):
+            if math.prod(free[dim] for dim in dims) == size:
+                return [(dim, free[dim]) for dim in dims]
+    parts = []
+    for dim in whole:
+        extent = math.gcd(size, free[dim])
+        if extent > 1:
+            parts.append((dim, extent))
+            size //= extent
+    return parts

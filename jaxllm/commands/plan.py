@@ -21,7 +21,7 @@ from jaxllm.commands.plan_compiler import (
 from jaxllm.commands.plan_scaling import show_scaling
 from jaxllm.commands.plan_screen import PlanScreen, limit_words, progress_line, ranking_table
 from jaxllm.commands.plan_workload import make_search, workload_of
-from jaxllm.config import RunConfig, apply_override, load_config
+from jaxllm.config import RunConfig, apply_override, load_config, shipped_configs
 
 EXIT_NOTHING_FITS = 1
 
@@ -111,8 +111,7 @@ def default_out(config_file: Path, topology: Topology) -> Path:
     """Beside the config, or here for one that came with jaxllm."""
     slices = f"{topology.num_slices}x" if topology.num_slices > 1 else ""
     name = f"{config_file.stem}_{slices}{topology.name.replace(':', '_')}.yaml"
-    is_shipped = config_file.resolve().is_relative_to(Path(__file__).resolve().parents[1])
-    return Path(name) if is_shipped else config_file.with_name(name)
+    return Path(name) if config_file in shipped_configs().values() else config_file.with_name(name)
 
 
 def write_winner(

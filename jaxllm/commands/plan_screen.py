@@ -15,7 +15,7 @@ from jaxllm.aot.search import Search
 from jaxllm.aot.search_outcome import Outcome
 from jaxllm.aot.search_space import Candidate
 
-_WIDTH = 140  # of tables that go to a file or a pipe
+_WIDTH = 160  # of tables that go to a file or a pipe
 _SHOWN_LIVE = 10
 _SHOWN_KINDS = 2  # of work, that a step's time is told in
 _GIB = 2**30
@@ -102,7 +102,7 @@ def ranking_table(outcomes: Iterable[Outcome]) -> Table:
     for heading in ("layout", "remat"):
         table.add_column(heading)
     table.add_column("parts", justify="right")
-    table.add_column("flags")
+    table.add_column("flags", max_width=24)
     for heading in ("HBM GiB", "step s", "MFU", "tokens/s/chip"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("what takes the time")

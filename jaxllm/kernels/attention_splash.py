@@ -43,11 +43,11 @@ class Blocks(NamedTuple):
 #   1024, 1024, 512      2316, 3370    1390, 2474    1458, 2537    1008, 1621    1004, 1520
 #   2048, 1024, 512      no room       -             no room       1000, 1538    -
 # Blocks of 2048 save less than they lose on the diagonal, where half of a block is masked. On v4
-# blocks of 1024 with heads of 256 need 17.7 MiB of the 16 that a kernel may use.
+# and v5p, blocks of this size with heads of 256 need 17 MiB of the 16 that a kernel may use.
 BLOCKS: dict[str, Blocks] = {
     "v4": Blocks(1024, 1024, 512, max_head_dim=128),
     "v5e": Blocks(1024, 1024, 512),
-    "v5p": Blocks(1024, 1024, 512),
+    "v5p": Blocks(1024, 1024, 512, max_head_dim=128),
     "v6e": Blocks(1024, 1024, 512),
     "tpu7x": Blocks(1024, 1024, 512),
 }
@@ -237,7 +237,6 @@ def _kernel(
     part = 1 if head_dim <= blocks.max_head_dim else 2
     query = divisor(mask.stretch, blocks.query // part)
     key = divisor(mask.num_keys, blocks.key // part)
-    key_compute = divisor(key, blocks.key_compute)
     # Of the backward pass: the first that lets it be fused, if one does.
     keys = (key, divisor(mask.num_keys, 2 * key))
     fused = [size for size in keys if mask.num_keys // size <= MAX_QUERY_GRADIENTS]
@@ -245,10 +244,10 @@ def _kernel(
     sizes = splash.BlockSizes(
         block_q=query,
         block_kv=key,
-        block_kv_compute=key_compute,
+        block_kv_compute=divisor(key, blocks.key_compute),
         block_q_dkv=query,
         block_kv_dkv=backward_key,
-        block_kv_dkv_compute=key_compute,
+        block_kv_dkv_compute=divisor(backward_key, blocks.key_compute),
         block_q_dq=None if fused else query,
         block_kv_dq=None if fused else key,
         use_fused_bwd_kernel=bool(fused),

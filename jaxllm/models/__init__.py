@@ -1,5 +1,6 @@
 """Whole networks."""
 
-from jaxllm.models.decoder import Decoder, DecoderConfig
+from jaxllm.models.decoder import Decoder
+from jaxllm.models.decoder_config import DecoderConfig
 
 __all__ = ["Decoder", "DecoderConfig"]

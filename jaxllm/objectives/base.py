@@ -26,6 +26,13 @@ class Model(Protocol):
     def logits(self, x_BTD: jax.Array, *, layout: Layout | None) -> jax.Array:
         """logits_BTV."""
 
+    @property
+    def output_module(self) -> Any:
+        """The weights behind the logits, a tree."""
+
+    def projection(self, output: Any, x_BTD: jax.Array) -> jax.Array:
+        """`logits` of these weights, each position for itself, wherever they lie."""
+
 
 class LossSums(NamedTuple):
     """Sums, not means, so that microbatches and devices add up to exactly the large batch.

@@ -102,3 +102,14 @@ def request_for(**changes):
 def test_what_it_cannot_do(changes, reason):
     given = why_not(request_for(**changes))
     assert given is None if reason is None else reason in given
+
+
+@pytest.mark.parametrize(
+    ("length", "backward_key", "is_fused"),
+    [(2048, 1024, True), (4096, 1024, True), (8192, 2048, True), (16384, 1024, False)],
+)
+def test_the_backward_kernel_is_fused_while_it_holds_few_gradients(length, backward_key, is_fused):
+    options = {"soft_cap": None, "interpret": True}
+    kernel = attention_splash._kernel(Mask(length, length), head_dim=128, chip="v5e", **options)
+    sizes = kernel.kwargs["block_sizes"]
+    assert (sizes.block_kv_dkv, sizes.use_fused_bwd_kernel) == (backward_key, is_fused)

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from tiny import LENGTH, VOCAB, fast
 
+from jaxllm.models import block as block_module
 from jaxllm.models import decoder as decoder_module
 from jaxllm.nn.param import bind, param_dict, spec_dict
 from jaxllm.objectives import CausalLm
@@ -245,8 +246,26 @@ def test_every_place_in_the_network_has_a_key_of_its_own(monkeypatch):
         jax.debug.callback(lambda data: seen.append(data.tobytes()), jax.random.key_data(keys_B))
         return x
 
-    monkeypatch.setattr(decoder_module, "dropout", note)
+    for module in (decoder_module, block_module):
+        monkeypatch.setattr(module, "dropout", note)
     decoder, tokens = tiny.decoder(tiny.config(dropout=0.1)), tiny.batch(rows=2)["tokens"]
     jax.block_until_ready(fast(decoder)(tokens, keys_B=example_keys(2)))
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 1 + 2 * 3  # the embedding, two branches a layer
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_loss_in_chunks_is_the_whole_loss(is_tied):
+    batch = tiny.batch(rows=2)
+    model = tiny.decoder(tiny.config(num_layers=1, is_tied=is_tied, logit_soft_cap=5.0))
+
+    def loss(params, num_chunks):
+        objective = CausalLm(z_loss=0.1, num_chunks=num_chunks)
+        return objective(bind(model, params), batch).loss
+
+    whole, parts = (
+        fast(jax.value_and_grad(lambda params, n=n: loss(params, n)))(param_dict(model))
+        for n in (1, 4)
+    )
+    # The same sums in another order: float32 rounding of a loss of hundreds.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), parts, whole)
