@@ -20,7 +20,7 @@ _LIVE_HEADS = 6.0
 _LIVE_EMBED = 6.0
 _LIVE_CHOICES = 4.0  # rows of a mixture, each as wide as the residual stream
 _LIVE_LOGITS = 2.0  # with their gradient
-_STAGED = 0.4  # of what goes to the host, at once on its way
+_STAGED = 0.04  # of what goes to the host, at once on its way
 # What may be wrong with the parts of the lower bound: fusion may save a little of each.
 _SURE = 0.9
 

@@ -28,8 +28,8 @@ _EMBED_PASSES, _HIDDEN_PASSES = 12, 6
 _STATE_PASSES = 7  # of the optimizer over float32 weights: five reads, two writes and the gradient
 # Share of the gathers of weights that nothing hides. Only v5e's compiler makes them asynchronous.
 _EXPOSED_GATHERS = {"v5e": 0.1}
-_EXPOSED_STREAM = 0.4  # likewise of activations, gathered along `tensor`
-_DISTURBING = 0.05  # of a hidden transfer's time
+_EXPOSED_STREAM = 0.8  # likewise of activations, gathered along `tensor`
+_DISTURBING = 0.35  # of a transfer to or from the host, waited for although there is time
 _HIDING = 0.8  # of the compute, that an asynchronous transfer may run beside
 # Which exchanges count as whose, where a group spans several axes.
 _OWNERS: tuple[MeshAxis, ...] = ("slice", "stage", "fsdp", "data", "expert", "context", "tensor")
@@ -146,7 +146,6 @@ def _host_seconds(
     rate = topology.tpu.host_bandwidth * EXPECTED.host
     _, away = kept_bytes(workload, share, candidate)
     moved = 2 * candidate.num_microbatches * away / rate
-    # What is hidden still competes for HBM, so that keeping is better than moving for nothing.
     waited = max(_DISTURBING * moved, moved - _HIDING * busy)
     if share.layout.is_optimizer_offloaded:
         waited += 2 * share.optimizer_bytes / rate

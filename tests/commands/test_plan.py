@@ -132,10 +132,9 @@ def test_a_plan_that_was_stopped_goes_on(config_file, jaxllm, compiles, monkeypa
 
     monkeypatch.setattr(plan.PlanScreen, "update", interrupt)
     command = ("plan", config_file, "--topology", "v5e:2x2")
-    code, shown, said = jaxllm(*command)
+    code, shown, _ = jaxllm(*command)
     assert code == cli.EXIT_CTRL_C
     assert "the same command goes on from it" in shown
-    assert "interrupted" in said
     before = compiled()
     monkeypatch.setattr(plan.PlanScreen, "update", kept)
     code, shown, _ = jaxllm(*command)
@@ -242,7 +241,7 @@ class TestSmallest:
 
     def test_a_slice_that_arithmetic_hopes_for_may_turn_out_too_small(self):
         small, _ = self.ask()
-        large, asked = self.ask(factor=2.5)
+        large, asked = self.ask(factor=4.0)
         assert large[-1].fits
         assert len(large) > len(small)
         failed = [verdict for verdict in large[:-1] if verdict.topology.name in asked]
