@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["compile", "evaluate", "generate", "prepare", "report", "train"]
+__all__ = ["compile", "evaluate", "generate", "plan", "prepare", "report", "train"]
 
 
 def train(config: str | Path, *overrides: str) -> int:
@@ -64,6 +64,32 @@ def compile(config: str | Path, *overrides: str, topology: str, slices: int = 1)
 
     chosen = parse_topology(topology, num_slices=slices)
     return compile_config(load_config(find_config(str(config)), overrides), chosen)
+
+
+def plan(
+    config: str | Path,
+    *overrides: str,
+    topology: str,
+    slices: int = 1,
+    budget: float = 10.0,
+    out: str | Path | None = None,
+) -> list[Any]:
+    """The `jaxllm.aot.search_outcome.Outcome`s of the ways to train that were compiled.
+
+    The fastest is first; it is written to `out`, if given, as a config ready to train. budget:
+    minutes of compiling. The next call goes on from this one's results.
+    """
+    from jaxllm.commands.plan import plan
+    from jaxllm.config import find_config
+
+    return plan(
+        find_config(str(config)),
+        overrides,
+        topology=topology,
+        slices=slices,
+        budget=budget,
+        out=None if out is None else Path(out),
+    )
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:

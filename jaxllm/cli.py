@@ -181,17 +181,17 @@ def plan(
 
     Stopped, it goes on from what it had. Ends with exit code 1 if nothing fits.
     """
-    from jaxllm.commands.plan import plan_command
-    from jaxllm.commands.plan_smallest import smallest_command
+    from jaxllm.commands.plan import plan
+    from jaxllm.commands.plan_smallest import find_smallest
     from jaxllm.config import find_config
 
     file, given = find_config(config), list(overrides or [])
     if global_batch is not None:
         given.append(f"data.global_batch_size={global_batch}")
     if smallest:
-        code = smallest_command(file, given, topology=topology, budget=budget)
+        is_found = find_smallest(file, given, topology=topology, budget=budget) is not None
     else:
-        code = plan_command(
+        ranking = plan(
             file,
             given,
             topology=topology,
@@ -200,7 +200,8 @@ def plan(
             out=out,
             with_scaling=scaling,
         )
-    raise typer.Exit(code)
+        is_found = any(outcome.fits for outcome in ranking)
+    raise typer.Exit(0 if is_found else 1)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import yaml
 
 from jaxllm.aot.search import Search, add_known, run_search
 from jaxllm.aot.search_outcome import Outcome
+from jaxllm.aot.search_workload import Workload
 from jaxllm.aot.topology import Topology, parse_topology, require_libtpu
 from jaxllm.commands.plan_compiler import (
     FIRST_COMPILE_SECONDS,
@@ -23,10 +24,8 @@ from jaxllm.commands.plan_screen import PlanScreen, limit_words, progress_line, 
 from jaxllm.commands.plan_workload import make_search, workload_of
 from jaxllm.config import RunConfig, apply_override, load_config, shipped_configs
 
-EXIT_NOTHING_FITS = 1
 
-
-def plan_command(
+def plan(
     config_file: Path,
     overrides: Sequence[str],
     *,
@@ -35,19 +34,20 @@ def plan_command(
     budget: float,
     out: Path | None = None,
     with_scaling: bool = False,
-) -> int:
-    """Search, show the ranking, write the winner. Returns the exit code: 1 is that nothing fits.
+) -> list[Outcome]:
+    """Search, show the ranking, write the winner. Returns the ranking, the fastest first.
 
-    budget: minutes in which compiles may begin that are expected to end in them. ValueError for
-    what cannot be planned, before anything is compiled.
+    budget: minutes in which compiles may begin that are expected to end in them. out: the file of
+    the winner, by default `default_out`; none is written where nothing fits. ValueError for what
+    cannot be planned, before anything is compiled.
     """
     config = load_config(config_file, overrides)
     chosen = parse_topology(topology, num_slices=slices)
     out = out or default_out(config_file, chosen)
     if out.resolve() == config_file.resolve():
         raise ValueError(f"--out {out}: that is the config itself; give another file")
-    screen = PlanScreen()
-    search = find_best(config, chosen, budget=budget, screen=screen)
+    screen, workload = PlanScreen(), workload_of(config)
+    search = find_best(config, workload, chosen, budget=budget, screen=screen)
     screen.show(ranking_table(search.ranking()))
     screen.say(progress_line(search))
     if search.best is None:
@@ -55,49 +55,39 @@ def plan_command(
             f"nothing that was compiled fits on {chosen.name}; give a larger --budget or slice, or "
             "ask --smallest which one would do"
         )
-        return EXIT_NOTHING_FITS
+        return search.ranking()
     if with_scaling:
-        show_scaling(workload_of(config), search, chosen, screen)
+        show_scaling(workload, search, chosen, screen)
     write_winner(config_file, overrides, search.best, chosen, out)
     screen.say(f"the fastest is written to {out}: jaxllm train {out}")
     screen.say("predictions rank layouts and programs; they do not promise a speed")
-    return 0
+    return search.ranking()
 
 
 def find_best(
-    config: RunConfig, topology: Topology, *, budget: float, screen: PlanScreen
+    config: RunConfig, workload: Workload, topology: Topology, *, budget: float, screen: PlanScreen
 ) -> Search:
     """The search after its budget. Ctrl-C shows what was found so far and goes on upwards."""
     require_libtpu()
-    workload = workload_of(config)
     search = make_search(workload, topology, flags_set=set(config.xla_flags))
     cache = result_cache(config, topology, vocab_size=workload.vocab_size)
     known = [cache.load(candidate) for candidate in search.possible()]
     add_known(search, [outcome for outcome in known if outcome is not None])
     if search.outcomes:
         screen.say(f"{len(search.outcomes)} results of an earlier plan are taken over")
-    elif budget * 60 < FIRST_COMPILE_SECONDS:
-        raise ValueError(
-            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 3; give more"
+    else:
+        _check_worth_it(search, topology, budget)
+    workers = num_workers()
+    with StepCompiler(config, topology, cache, workers) as compiler, screen:
+        may_start = budget_left(
+            budget, compiler.seconds, first_seconds=FIRST_COMPILE_SECONDS, clock=time.monotonic
         )
-    if not search.num_open and not search.outcomes:
-        raise ValueError(
-            f"--topology {topology.name}: every layout surely needs more than the "
-            f"{topology.tpu.hbm_limit_gib:g} GiB of a device; give a larger slice, or ask "
-            "--smallest which one would do"
-        )
-    with StepCompiler(config, topology, cache, num_workers()) as compiler, screen:
         try:
             run_search(
                 search,
                 compiler.submit,
-                num_workers=num_workers(),
-                may_start=budget_left(
-                    budget,
-                    compiler.seconds,
-                    first_seconds=FIRST_COMPILE_SECONDS,
-                    clock=time.monotonic,
-                ),
+                num_workers=workers,
+                may_start=may_start,
                 on_change=lambda: screen.update(search),
             )
         except KeyboardInterrupt:
@@ -105,6 +95,20 @@ def find_best(
             screen.say("what is finished is kept; the same command goes on from it")
             raise
     return search
+
+
+def _check_worth_it(search: Search, topology: Topology, budget: float) -> None:
+    """ValueError where nothing can be compiled, or nothing that was compiled could fit."""
+    if budget * 60 < FIRST_COMPILE_SECONDS:
+        raise ValueError(
+            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 3; give more"
+        )
+    if not search.num_open:
+        raise ValueError(
+            f"--topology {topology.name}: every layout surely needs more than the "
+            f"{topology.tpu.hbm_limit_gib:g} GiB of a device; give a larger slice, or ask "
+            "--smallest which one would do"
+        )
 
 
 def default_out(config_file: Path, topology: Topology) -> Path:

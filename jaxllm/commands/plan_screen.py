@@ -36,7 +36,7 @@ class PlanScreen:
         """One line."""
         self._console.print(text, markup=False)
 
-    def show(self, table: Table) -> None:
+    def show(self, table: Table | Group) -> None:
         """A table."""
         self._console.print(table)
 
@@ -45,7 +45,7 @@ class PlanScreen:
         for candidate in search.running:
             self._begun.setdefault(candidate, time.monotonic())
         if self._live is not None:
-            self._live.update(self._progress(search))
+            self._live.update(self.progress(search))
             return
         for outcome in search.outcomes:
             if outcome.candidate not in self._told:
@@ -70,7 +70,8 @@ class PlanScreen:
             self._live.stop()
             self._live = None
 
-    def _progress(self, search: Search) -> Group:
+    def progress(self, search: Search) -> Group:
+        """The live table."""
         table = ranking_table(search.ranking()[:_SHOWN_LIVE])
         now = time.monotonic()
         for candidate in search.running:

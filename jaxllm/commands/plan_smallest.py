@@ -24,7 +24,6 @@ from jaxllm.commands.plan_workload import estimates, num_devices, workload_of
 from jaxllm.config import load_config
 from jaxllm.hardware import TPUS, Tpu
 
-EXIT_NOTHING_FITS = 1
 TRIES = 3  # compiles on a slice that arithmetic does not rule out
 _GIB = 2**30
 
@@ -38,10 +37,10 @@ class Verdict:
     words: str
 
 
-def smallest_command(
+def find_smallest(
     config_file: Path, overrides: Sequence[str], *, topology: str, budget: float
-) -> int:
-    """Ask each slice of a generation, the smallest first. Returns the exit code: 1 is none fits.
+) -> Topology | None:
+    """The smallest slice of a generation on which the config fits; None if none was found.
 
     topology: a generation (v5e), or any of its slices. budget: minutes for compiling.
     """
@@ -70,12 +69,12 @@ def smallest_command(
     last = verdicts[-1]
     if not last.fits:
         screen.say("no slice was found on which it fits: " + last.words)
-        return EXIT_NOTHING_FITS
+        return None
     screen.say(
         f"the smallest is {last.topology.name}; how to run fastest there: "
         f"jaxllm plan {config_file} --topology {last.topology.name}"
     )
-    return 0
+    return last.topology
 
 
 def generation(topology: str) -> Tpu:

@@ -11,6 +11,7 @@ from jaxllm.parallel.layouts import (
     LAYOUTS,
     Layout,
     check_batch,
+    check_length,
     check_weights,
     constrain,
     weight_items,
@@ -148,3 +149,45 @@ def test_shardings_follow_any_mesh_axis_order():
     placed = jax.device_put(x, layout.sharding(("embed", "mlp")))
     np.testing.assert_array_equal(placed, x)
     assert placed.addressable_shards[0].data.shape == (2, 4)
+
+
+def test_axes_of_one_device_drop_out():
+    """A layout with a degree of 1 is the layout without it: the same specs, the same programs."""
+    layout = ParallelConfig(layout="fsdp").build()
+    assert layout.partition(("embed",)) == PartitionSpec("fsdp")
+    assert layout.partition(("residual_length",)) == PartitionSpec(None)
+    wide = ParallelConfig(fsdp=2, expert=2, context=2).build()
+    assert wide.partition(("embed", "mlp")) == PartitionSpec(("fsdp", "expert", "context"), None)
+    assert wide.partition(("experts", "expert_embed")) == PartitionSpec(
+        "expert", ("fsdp", "context")
+    )
+
+
+def test_residuals_are_cut_over_tensor_and_attention_sees_whole_rows():
+    layout = ParallelConfig(context=2, tensor=2).build()
+    assert layout.degree("residual_length") == 4
+    assert layout.degree("length") == 2
+    assert layout.is_zigzag
+    ulysses = ParallelConfig(context=2, context_attention="ulysses").build()
+    assert not ulysses.is_zigzag
+
+
+def test_zero1_cuts_optimizer_state_alone():
+    layout = ParallelConfig(layout="zero1").build()
+    assert layout.degree("embed") == 1
+    assert layout.for_optimizer().degree("embed") == 8
+    fsdp = ParallelConfig(layout="fsdp").build()
+    assert fsdp.for_optimizer() == fsdp
+
+
+def test_positions_that_do_not_divide():
+    layout = ParallelConfig(context=2, tensor=2).build()
+    check_length(layout, 16, key="data.sequence_length")
+    with pytest.raises(
+        ValueError,
+        match=r"data\.sequence_length: 18 .* 4 parts for parallel\.context x ",
+    ):
+        check_length(layout, 18, key="data.sequence_length")
+    zigzag = ParallelConfig(context=4).build()
+    with pytest.raises(ValueError, match=r"12 positions do not divide in 8 parts"):
+        check_length(zigzag, 12, key="data.sequence_length")

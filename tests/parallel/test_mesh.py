@@ -4,7 +4,7 @@ from jax.sharding import AxisType
 from pydantic import ValidationError
 
 from jaxllm.parallel.layouts import FILL_AXIS, LAYOUTS
-from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.parallel.mesh import ParallelConfig, num_slices
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,38 @@ def test_every_layout_says_which_axis_it_fills():
 @pytest.mark.parametrize("settings", [{"layout": "ddp"}, {"tensor": 0}, {"fsdp": -1}])
 def test_values_out_of_range(settings):
     with pytest.raises(ValidationError):
+        ParallelConfig(**settings)
+
+
+class Chip:
+    """A device of a slice, as far as the mesh looks."""
+
+    def __init__(self, slice_index):
+        self.slice_index = slice_index
+
+
+def test_slices_are_those_of_the_devices():
+    devices = [Chip(index // 4) for index in range(8)]
+    assert num_slices(devices) == 2
+    assert num_slices(jax.devices()) == 1
+    assert ParallelConfig().sizes(8, num_slices=2)["slice"] == 2
+    assert ParallelConfig().sizes(8, num_slices=2)["fsdp"] == 4
+    with pytest.raises(ValueError, match=r"parallel\.slice=4, but the devices are 2 slices"):
+        ParallelConfig(slice=4).sizes(8, num_slices=2)
+
+
+def test_slices_may_be_imagined_where_devices_know_of_none():
+    assert ParallelConfig(slice=2).build().mesh.shape["slice"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pipeline_microbatches": 4}, "pipeline_microbatches=4 needs a pipeline; set stage"),
+        ({"pipeline_rounds": 2}, "pipeline_rounds=2 needs a pipeline; set stage"),
+        ({"context_attention": "ring"}, "context_attention=ring needs context above 1"),
+    ],
+)
+def test_options_without_their_axis_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
         ParallelConfig(**settings)

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from jaxllm.parallel.mesh import ParallelConfig
-from jaxllm.parallel.shard import batch_sharding, global_batch, host_rows
+from jaxllm.parallel.shard import batch_sharding, dealt_out, global_batch, host_rows
+from jaxllm.parallel.zigzag import zigzag_order
 
 ROWS = 16
 
@@ -81,3 +82,16 @@ def test_a_global_batch_holds_every_row_once(config):
         assert {piece.data.shape[0] for piece in pieces} == {ROWS // layout.degree("batch")}
         for piece in pieces:
             np.testing.assert_array_equal(piece.data, field[piece.index])
+
+
+def test_positions_are_dealt_out_with_their_rows():
+    field = np.arange(2 * 16).reshape(2, 16)
+    layout = ParallelConfig(data=2, context=4).build()
+    dealt = jax.jit(lambda x: dealt_out(layout, x))(field)
+    np.testing.assert_array_equal(dealt, field[:, zigzag_order(16, 4)])
+    # The first shard holds the first and the last stretch of two positions.
+    np.testing.assert_array_equal(dealt[0, :4], [0, 1, 14, 15])
+    assert dealt.sharding.shard_shape(field.shape) == (1, 4)
+    ulysses = ParallelConfig(context=4, context_attention="ulysses").build()
+    for natural in (None, ParallelConfig().build(), ulysses):
+        assert dealt_out(natural, field) is field
