@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jaxllm
 from jaxllm.aot.search_outcome import Outcome
 from jaxllm.aot.search_space import Candidate
 
@@ -66,7 +65,7 @@ class ResultCache:
 @cache
 def source_hash() -> str:
     """A hash of the source that decides the program and what is read from it."""
-    package = Path(jaxllm.__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for source in _SOURCES:
         path = package / source

@@ -72,6 +72,8 @@ def kept_bytes(workload: Workload, share: Share, candidate: Candidate) -> tuple[
     away = sum(widths[name] for name in widths if name in NAMES[candidate.offload])
     if candidate.remat in ("none", "dots"):
         width += sum(widths.values()) - widths["attention"] + share.residual_width
+        if candidate.remat == "dots" and workload.model.moe is not None:
+            width -= widths["gate"] + widths["up"]  # grouped products are not among the `dots`
         if candidate.remat == "none":
             # Inputs of products and of norms, and what is between the hidden products.
             width += widths["attention"] + 2 * widths["up"] + 2 * workload.model.embed_dim

@@ -87,13 +87,15 @@ def _is_kept(candidate: Candidate, *names: str) -> bool:
 def _again(candidate: Candidate, workload: Workload) -> dict[Product, float]:
     """How often each product of a block is computed a second time: 0 or 1."""
     hidden = ("up", "gate") if workload.model.is_gated else ("up",)
-    # The backward pass needs what leaves an expert for its weight; a dense block's it does not.
-    needs_down = workload.model.moe is not None and candidate.remat not in ("none", "dots")
+    is_moe = workload.model.moe is not None
+    # Grouped products of experts are not among the `dots`.
+    is_hidden_kept = _is_kept(candidate, *hidden) and not (is_moe and candidate.remat == "dots")
     return {
         "qkv": float(not _is_kept(candidate, "query", "key", "value")),
         "out": float(not _is_kept(candidate, "branch")),
-        "hidden": float(not _is_kept(candidate, *hidden)),
-        "down": float(needs_down),
+        "hidden": float(not is_hidden_kept),
+        # The backward pass needs what leaves an expert for its weight; a dense block's it does not.
+        "down": float(is_moe and candidate.remat != "none"),
         "other": 0.0,
     }
 
