@@ -36,11 +36,20 @@ _NO_WINDOWED_EINSUM = Flag(
     "not measured",
 )
 
+_GATHER_ON_SPARSE_CORES = Flag(
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather",
+    True,
+    "All-gathers of weights run on the SparseCores beside the matmuls instead of between them. "
+    "The variants for all-reduce and reduce-scatter gave wrong losses elsewhere and stay off.",
+    "Llama-2-7B, fsdp on 16 v6e chips, full remat: predicted step 1.214 -> 1.131 s, exposed "
+    "all-gathers 157 -> 4 ms",
+)
+
 FLAGS: dict[str, tuple[Flag, ...]] = {
     "v4": (_NO_WINDOWED_EINSUM,),
     "v5e": (_NO_WINDOWED_EINSUM,),
     "v5p": (_NO_WINDOWED_EINSUM,),
-    "v6e": (_NO_WINDOWED_EINSUM,),
+    "v6e": (_NO_WINDOWED_EINSUM, _GATHER_ON_SPARSE_CORES),
     "tpu7x": (_NO_WINDOWED_EINSUM,),
 }
 

@@ -47,6 +47,7 @@ def compile_lowered(
         except jax.errors.JaxRuntimeError as error:
             shortage = read_shortage(str(error))
             if shortage is None:
+                _explain(error)
                 raise
             elapsed = time.perf_counter() - begin
             text, module, buffers = _read_dump(Path(name))
@@ -81,6 +82,16 @@ def _read_dump(folder: Path) -> tuple[str, Module | None, tuple[Buffer, ...]]:
     if not assigned:
         return text, module, ()
     return text, module, largest_buffers(module, assigned[-1].read_text(encoding="utf-8"))
+
+
+def _explain(error: jax.errors.JaxRuntimeError) -> None:
+    """ValueError where the compiler refuses what it was asked for, rather than fails."""
+    reason = str(error).splitlines()[0]
+    if reason.startswith(("FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED")):
+        raise ValueError(
+            f"the TPU compiler refuses this step: {reason}\n"
+            "if an option of xla_flags is named, take it out; else try another layout"
+        ) from error
 
 
 def _size(path: Path) -> int:

@@ -10,6 +10,8 @@ from jaxllm.aot.search_space import Candidate, Flags
 
 # How fast the time of a candidate that is expected not to fit grows in the order of the search.
 _OVERFLOW = 8.0
+# The time of a candidate whose mesh, or remat policy, broke the compiler and never worked.
+_BROKEN = 2.0
 _POLL_SECONDS = 0.5
 
 
@@ -37,6 +39,8 @@ class Search:
         self.calibration = Calibration()
         self._open: dict[Candidate, None] = dict.fromkeys(self._estimates)
         self._order: list[Candidate] | None = None
+        self._worked: set[object] = set()
+        self._broken: set[object] = set()
         self.running: list[Candidate] = []
         self.outcomes: list[Outcome] = []
 
@@ -104,6 +108,9 @@ class Search:
             self.running.remove(candidate)
         self._open.pop(candidate, None)
         self.outcomes.append(outcome)
+        seen = self._broken if outcome.report is None else self._worked
+        seen.update(_traits(candidate))
+        self._broken -= self._worked
         if not candidate.flags:
             self.calibration.add(outcome, self._estimates[candidate])
         if self.best is outcome and outcome is not before and not candidate.flags:
@@ -127,7 +134,13 @@ class Search:
         """Expected seconds, made longer where memory is expected to be too small."""
         expected = self.predict(candidate)
         over = max(0.0, expected.peak / self._limit - 1)
-        return expected.seconds * (1 + _OVERFLOW * over)
+        doubts = sum(trait in self._broken for trait in _traits(candidate))
+        return expected.seconds * (1 + _OVERFLOW * over) * _BROKEN**doubts
+
+
+def _traits(candidate: Candidate) -> tuple[object, object]:
+    """What a failure to compile may be due to."""
+    return candidate.parallel, (candidate.remat, candidate.offload)
 
 
 def run_search(

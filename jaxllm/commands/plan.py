@@ -48,7 +48,7 @@ def plan(
         raise ValueError(f"--out {out}: that is the config itself; give another file")
     screen, workload = PlanScreen(), workload_of(config)
     search = find_best(config, workload, chosen, budget=budget, screen=screen)
-    screen.show(ranking_table(search.ranking()))
+    screen.show(ranking_table(search.ranking(), width=screen.width))
     screen.say(progress_line(search))
     if search.best is None:
         screen.say(
@@ -91,7 +91,7 @@ def find_best(
                 on_change=lambda: screen.update(search),
             )
         except KeyboardInterrupt:
-            screen.show(ranking_table(search.ranking()))
+            screen.show(ranking_table(search.ranking(), width=screen.width))
             screen.say("what is finished is kept; the same command goes on from it")
             raise
     return search

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from jaxllm.aot.search import Search
-from jaxllm.aot.search_space import candidates
+from jaxllm.aot.search_space import Candidate, candidates
 from jaxllm.aot.search_time import chip_of
 from jaxllm.aot.search_workload import Workload
 from jaxllm.aot.topology import Topology, parse_topology
@@ -24,7 +24,7 @@ class ScaledStep:
 
     topology: Topology
     rows: int
-    layout: str
+    candidate: Candidate
     seconds: float
     tokens_per_second_per_chip: float
     mfu: float
@@ -48,7 +48,7 @@ def show_scaling(
             f"{num_chips(step.topology):,}",
             slices + step.topology.name,
             f"{step.rows:,}",
-            step.layout,
+            step.candidate.layout_words,
             f"{step.seconds:.3f}",
             f"{step.tokens_per_second_per_chip:,.0f}",
             f"{step.mfu:.1%}",
@@ -68,9 +68,7 @@ def scaled_steps(workload: Workload, search: Search, topology: Topology) -> list
     steps = []
     for chips in sorted({*SCALED_CHIPS, planned}):
         if chips == planned:
-            steps.append(
-                _step(workload, topology, best.candidate.layout_words, best.seconds, "compiled")
-            )
+            steps.append(_step(workload, topology, best.candidate, best.seconds, "compiled"))
             continue
         rows, remainder = divmod(workload.rows * chips, planned)
         scaled = scaled_topology(topology.tpu, chips)
@@ -122,17 +120,17 @@ def _extrapolated(workload: Workload, search: Search, topology: Topology) -> Sca
         return None
     chosen = min(fitting, key=lambda candidate: expected[candidate].seconds)
     seconds = expected[chosen].seconds
-    return _step(workload, topology, chosen.layout_words, seconds, "extrapolated")
+    return _step(workload, topology, chosen, seconds, "extrapolated")
 
 
 def _step(
-    workload: Workload, topology: Topology, layout: str, seconds: float, how: str
+    workload: Workload, topology: Topology, candidate: Candidate, seconds: float, how: str
 ) -> ScaledStep:
     peak = chip_of(topology).peak_flops * num_devices(topology)
     return ScaledStep(
         topology=topology,
         rows=workload.rows,
-        layout=layout,
+        candidate=candidate,
         seconds=seconds,
         tokens_per_second_per_chip=workload.tokens / seconds / num_chips(topology),
         mfu=workload.flops / seconds / peak,

@@ -1,7 +1,7 @@
 """What `plan` shows: a live table while candidates compile, and the rankings at the end."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +16,11 @@ from jaxllm.aot.search_outcome import Outcome
 from jaxllm.aot.search_space import Candidate
 
 _WIDTH = 160  # of tables that go to a file or a pipe
+_WIDE = 110  # from which on what takes the time is shown too
 _SHOWN_LIVE = 10
+_SHOWN_ERROR = 60  # characters of an error in a table
 _SHOWN_KINDS = 2  # of work, that a step's time is told in
+_KINDS = {"communication": "links", "pallas": "Pallas"}
 _GIB = 2**30
 
 
@@ -31,6 +34,11 @@ class PlanScreen:
         self._live: Live | None = None
         self._begun: dict[Candidate, float] = {}
         self._told: set[Candidate] = set()
+
+    @property
+    def width(self) -> int:
+        """Characters in a line."""
+        return self._console.width
 
     def say(self, text: str) -> None:
         """One line."""
@@ -72,19 +80,22 @@ class PlanScreen:
 
     def progress(self, search: Search) -> Group:
         """The live table."""
-        table = ranking_table(search.ranking()[:_SHOWN_LIVE])
-        now = time.monotonic()
+        table, now = (
+            ranking_table(search.ranking()[:_SHOWN_LIVE], width=self.width),
+            time.monotonic(),
+        )
         for candidate in search.running:
             expected = search.predict(candidate)
-            table.add_row(
+            row = [
                 f"{now - self._begun[candidate]:.0f} s",
                 *_how(candidate),
                 Text(f"~{expected.peak / _GIB:.1f}", style="dim"),
                 Text(f"~{expected.seconds:.3g}", style="dim"),
                 "",
-                "",
                 Text("compiling", style="cyan"),
-            )
+                "",
+            ]
+            table.add_row(*row[: len(table.columns)])
         return Group(table, Text(progress_line(search), style="dim"))
 
 
@@ -96,19 +107,22 @@ def progress_line(search: Search) -> str:
     )
 
 
-def ranking_table(outcomes: Iterable[Outcome]) -> Table:
-    """One row a candidate, in the order given."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", justify="right", no_wrap=True)
-    for heading in ("layout", "remat"):
-        table.add_column(heading)
-    table.add_column("parts", justify="right")
-    table.add_column("flags", max_width=24)
-    for heading in ("HBM GiB", "step s", "MFU", "tokens/s/chip"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("what takes the time")
+def ranking_table(outcomes: Sequence[Outcome], *, width: int = _WIDTH) -> Table:
+    """One row a candidate, in the order given. width: characters of the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", justify="right", no_wrap=True, min_width=2)
+    table.add_column("layout", no_wrap=True)
+    table.add_column("remat", no_wrap=True)
+    table.add_column("parts", justify="right", no_wrap=True, min_width=5)
+    has_flags = any(outcome.candidate.flags for outcome in outcomes)
+    table.add_column("flags", max_width=24 if has_flags else 5)
+    for heading in ("GiB", "step s", "MFU", "tok/s/chip"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=6)
+    if width >= _WIDE:
+        table.add_column("what takes the time")
     for place, outcome in enumerate(outcomes, start=1):
-        table.add_row(*_row(outcome, place))
+        row = _row(outcome, place)
+        table.add_row(*row[: len(table.columns)])
     return table
 
 
@@ -127,22 +141,40 @@ def outcome_line(outcome: Outcome) -> str:
 def limit_words(outcome: Outcome) -> str:
     """What limits a compiled step."""
     if outcome.report is None:
-        return (outcome.error or "").splitlines()[0]
+        error = outcome.error or ""
+        return error if len(error) <= _SHOWN_ERROR else error[:_SHOWN_ERROR] + "…"
     if not outcome.fits:
         return f"does not fit into {outcome.report['hbm_limit_gib']:.2f} GiB"
     kinds = sorted(outcome.report["seconds_by_kind"].items(), key=lambda kind: -kind[1])
     return ", ".join(
-        f"{kind} {spent / outcome.seconds:.0%}" for kind, spent in kinds[:_SHOWN_KINDS]
+        f"{_KINDS.get(kind, kind)} {spent / outcome.seconds:.0%}"
+        for kind, spent in kinds[:_SHOWN_KINDS]
     )
 
 
 def _row(outcome: Outcome, place: int) -> tuple[str | Text, ...]:
     how, report = _how(outcome.candidate), outcome.report
     if report is None:
-        return ("", *how, "", "", "", "", Text(limit_words(outcome), style="red"))
+        return (
+            "",
+            *how,
+            "",
+            Text("failed", style="red"),
+            "",
+            "",
+            Text(limit_words(outcome), style="red"),
+        )
     peak = f"{outcome.peak_gib:.2f}"
     if not outcome.fits:
-        return ("", *how, peak, "", "", "", Text(limit_words(outcome), style="red"))
+        return (
+            "",
+            *how,
+            peak,
+            Text("no fit", style="red"),
+            "",
+            "",
+            Text(limit_words(outcome), style="red"),
+        )
     return (
         str(place),
         *how,

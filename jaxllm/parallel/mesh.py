@@ -107,11 +107,21 @@ def num_slices(devices: list[jax.Device]) -> int:
 
 
 def make_mesh(sizes: dict[str, int], devices: list[jax.Device]) -> Mesh:
-    """A mesh with these axes. Axis types are Auto: the constraints in the model say the rest."""
-    types = (AxisType.Auto,) * len(sizes)
+    """A mesh with these axes. Axis types are Auto: the constraints in the model say the rest.
+
+    A mesh axis may be a part of a dimension of the chips' torus, as 2 of 4: there is no degree
+    that a slice could not have.
+    """
+    within, across = (
+        tuple(1 if (axis == "slice") == is_within else size for axis, size in sizes.items())
+        for is_within in (True, False)
+    )
     if num_slices(devices) == 1:
-        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
-    within = tuple(1 if axis == "slice" else size for axis, size in sizes.items())
-    across = tuple(size if axis == "slice" else 1 for axis, size in sizes.items())
-    grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
-    return Mesh(grid, tuple(sizes), axis_types=types)
+        grid = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+    else:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))

@@ -179,3 +179,21 @@ def test_what_is_most_alike_counts_most(every):
     memory = every[asked].memory
     predicted = calibration.predict(asked, every[asked]).peak
     assert memory.expected < predicted < memory.state + 2 * memory.work
+
+
+def test_what_broke_the_compiler_is_put_off(every):
+    mesh = ParallelConfig(fsdp=16)
+    broken, alike = (Candidate(mesh, "full", "none", parts) for parts in (1, 2))
+    other = Candidate(ParallelConfig(fsdp=4, tensor=4), "qkv", "none", 1)
+
+    def search(*outcomes):
+        found = Search({each: every[each] for each in (broken, alike, other)}, limit=2**50)
+        add_known(found, outcomes)
+        return found
+
+    failed = Outcome(broken, None, "no such mesh")
+    assert search().predict(alike).seconds < search().predict(other).seconds
+    assert search(failed).take() == other
+    # What works elsewhere was not to blame.
+    worked = report(broken, seconds=3.0, peak_gib=1.0, limit_gib=15.75)
+    assert search(worked).take() == alike

@@ -1,4 +1,5 @@
 import importlib.util
+import signal
 import sys
 import time
 
@@ -186,7 +187,9 @@ def test_a_stopped_compiler_leaves_no_process_and_no_result(config_file, compile
         future = compiler.submit(candidate)
         while not compiler._processes:
             time.sleep(0.01)
-    assert future.result(timeout=10).report is None
+        (process,) = compiler._processes
+    assert process.wait() == -signal.SIGKILL
+    assert future.result().report is None
     assert not compiler._processes
     assert cache.load(candidate) is None
 
@@ -285,10 +288,13 @@ def test_scaling_keeps_the_rows_of_a_chip():
     assert tuple(steps) == SCALED_CHIPS
     assert (steps[16].seconds, steps[16].how) == (4.0, "compiled")
     assert {step.how for chips, step in steps.items() if chips != 16} == {"extrapolated"}
+    assert {(step.candidate.remat, step.candidate.offload) for step in steps.values()} == {
+        ("full", "none")
+    }
     assert steps[4096].topology.num_slices == 16
-    # The figure of the compiled one corrects the others: the same work a chip, more to exchange.
-    assert all(step.seconds > 3.5 for step in steps.values())
-    assert steps[4096].tokens_per_second_per_chip < 1.1 * steps[16].tokens_per_second_per_chip
+    # The compiled figure corrects the others: as much work a chip, and about as much to exchange
+    # over links that are as fast, or twice where rings close.
+    assert all(3.4 < step.seconds < 4.2 for step in steps.values())
 
 
 @pytest.mark.parametrize(
@@ -329,6 +335,6 @@ def test_the_screen_shows_what_is_compiled_and_what_runs(capsys):
     )
     screen.show(screen.progress(search))
     shown = capsys.readouterr().out
-    for words in ("fsdp 8 x tensor 2", "fsdp 16", "compiling", "matmul 75%, communication 25%"):
+    for words in ("fsdp 8 x tensor 2", "fsdp 16", "compiling", "matmul 75%, links 25%"):
         assert words in shown
     assert "1 compiled, 1 compiling, 0 more may win" in shown
