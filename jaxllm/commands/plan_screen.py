@@ -16,7 +16,7 @@ from jaxllm.aot.search_outcome import Outcome
 from jaxllm.aot.search_space import Candidate
 
 _WIDTH = 160  # of tables that go to a file or a pipe
-_WIDE = 110  # from which on what takes the time is shown too
+_WIDE = 110  # from which on the last two columns are shown too
 _SHOWN_LIVE = 10
 _SHOWN_ERROR = 60  # characters of an error in a table
 _SHOWN_KINDS = 2  # of work, that a step's time is told in
@@ -80,19 +80,17 @@ class PlanScreen:
 
     def progress(self, search: Search) -> Group:
         """The live table."""
-        table, now = (
-            ranking_table(search.ranking()[:_SHOWN_LIVE], width=self.width),
-            time.monotonic(),
-        )
+        table = ranking_table(search.ranking()[:_SHOWN_LIVE], width=self.width)
+        now = time.monotonic()
         for candidate in search.running:
             expected = search.predict(candidate)
-            row = [
+            row: list[str | Text] = [
                 f"{now - self._begun[candidate]:.0f} s",
                 *_how(candidate),
                 Text(f"~{expected.peak / _GIB:.1f}", style="dim"),
                 Text(f"~{expected.seconds:.3g}", style="dim"),
-                "",
                 Text("compiling", style="cyan"),
+                "",
                 "",
             ]
             table.add_row(*row[: len(table.columns)])
@@ -116,9 +114,10 @@ def ranking_table(outcomes: Sequence[Outcome], *, width: int = _WIDTH) -> Table:
     table.add_column("parts", justify="right", no_wrap=True, min_width=5)
     has_flags = any(outcome.candidate.flags for outcome in outcomes)
     table.add_column("flags", max_width=24 if has_flags else 5)
-    for heading in ("GiB", "step s", "MFU", "tok/s/chip"):
+    for heading in ("GiB", "step s", "MFU"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=6)
     if width >= _WIDE:
+        table.add_column("tokens/s/chip", justify="right", no_wrap=True)
         table.add_column("what takes the time")
     for place, outcome in enumerate(outcomes, start=1):
         row = _row(outcome, place)
@@ -144,37 +143,18 @@ def limit_words(outcome: Outcome) -> str:
         error = outcome.error or ""
         return error if len(error) <= _SHOWN_ERROR else error[:_SHOWN_ERROR] + "…"
     if not outcome.fits:
-        return f"does not fit into {outcome.report['hbm_limit_gib']:.2f} GiB"
+        return f"needs more than {outcome.report['hbm_limit_gib']:.2f} GiB"
     kinds = sorted(outcome.report["seconds_by_kind"].items(), key=lambda kind: -kind[1])
-    return ", ".join(
-        f"{_KINDS.get(kind, kind)} {spent / outcome.seconds:.0%}"
-        for kind, spent in kinds[:_SHOWN_KINDS]
-    )
+    shares = [f"{_KINDS.get(kind, kind)} {spent / outcome.seconds:.0%}" for kind, spent in kinds]
+    return ", ".join(shares[:_SHOWN_KINDS])
 
 
 def _row(outcome: Outcome, place: int) -> tuple[str | Text, ...]:
     how, report = _how(outcome.candidate), outcome.report
-    if report is None:
-        return (
-            "",
-            *how,
-            "",
-            Text("failed", style="red"),
-            "",
-            "",
-            Text(limit_words(outcome), style="red"),
-        )
-    peak = f"{outcome.peak_gib:.2f}"
-    if not outcome.fits:
-        return (
-            "",
-            *how,
-            peak,
-            Text("no fit", style="red"),
-            "",
-            "",
-            Text(limit_words(outcome), style="red"),
-        )
+    peak = "" if outcome.peak_gib is None else f"{outcome.peak_gib:.2f}"
+    if report is None or not outcome.fits:
+        verdict = Text("failed" if report is None else "no fit", style="red")
+        return ("", *how, peak, verdict, "", "", Text(limit_words(outcome), style="red"))
     return (
         str(place),
         *how,

@@ -42,7 +42,7 @@ def make_loss(objective: Any, model: Any, layout: Layout) -> LossFn:
     def loss(params: Nested, batch: Batch, keys_B: jax.Array | None) -> LossSums:
         # Losses are sums over positions and rotary angles come with the batch.
         batch = {
-            name: dealt_out(layout, field) if field.ndim > 1 else field
+            name: field if field is None or field.ndim < 2 else dealt_out(layout, field)
             for name, field in batch.items()
         }
         return objective(bind(model, params), batch, keys_B=keys_B, layout=layout)

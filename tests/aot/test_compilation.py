@@ -40,11 +40,18 @@ def test_one_that_leaves_no_notes_too():
     assert (found.fits, found.module, found.buffers) == (False, None, ())
 
 
-def test_another_refusal_is_an_error():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+def test_a_refused_option_is_the_users_error():
+    with pytest.raises(
+        ValueError, match=r"refuses this step: .*No such compile option\n.*xla_flags"
+    ):
         compile_lowered(
             Refused("INVALID_ARGUMENT: No such compile option"), {"xla_mine": 3}, limit_gib=1.0
         )
+
+
+def test_a_compiler_that_breaks_is_no_result():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: a bug"):
+        compile_lowered(Refused("INTERNAL: a bug"), {"xla_mine": 3}, limit_gib=1.0)
 
 
 def test_a_compiled_program_says_its_peak_and_its_text():
