@@ -34,7 +34,7 @@ OPTIONAL_FLAGS: dict[str, tuple[Flags, ...]] = {
     "v4": (_WIDE_VMEM,),
     "v5e": (_WIDE_VMEM,),
     "v5p": (_SPARSE_CORE_GATHERS, _WIDE_VMEM),
-    "v6e": (_SPARSE_CORE_GATHERS, _WIDE_VMEM),
+    "v6e": (_WIDE_VMEM,),  # gathers run on SparseCores there anyway
     "tpu7x": (_SPARSE_CORE_GATHERS, _WIDE_VMEM),
 }
 
@@ -210,7 +210,10 @@ def policies() -> list[tuple[RematPolicy, OffloadPolicy]]:
         ("none",): ("none", "none"),
         ("dots",): ("dots", "none"),
     }
-    remats: tuple[RematPolicy, ...] = ("full", "qkv", "qkv_mlp", "matmuls")
+    remats: tuple[RematPolicy, ...] = (
+        *("full", "attention", "attention_value"),
+        *("qkv", "qkv_mlp", "matmuls"),
+    )
     offloads: tuple[OffloadPolicy, ...] = ("none", "qkv", "qkv_mlp")
     for offload, remat in itertools.product(offloads, remats):
         away = frozenset(NAMES[offload])

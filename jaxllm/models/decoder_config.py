@@ -81,7 +81,8 @@ class DecoderConfig(Config):
     """Attention implementation: auto, xla, splash (TPU) or cudnn (NVIDIA GPUs)."""
     remat: RematPolicy = "none"
     """Activations kept for the backward pass, others are recomputed: none (all are kept), dots
-    (matmul results), full (only the inputs of blocks), or by name: qkv, qkv_mlp, matmuls."""
+    (matmul results), full (only the inputs of blocks), or by name: attention,
+    attention_value, qkv, qkv_mlp, matmuls."""
     offload: OffloadPolicy = "none"
     """Named activations kept in host memory instead of being recomputed: none, qkv or qkv_mlp."""
     is_scanned: bool = True

@@ -10,17 +10,22 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 Activation = Literal["query", "key", "value", "gate", "up", "attention", "branch"]
-RematPolicy = Literal["none", "dots", "full", "qkv", "qkv_mlp", "matmuls"]
+RematPolicy = Literal[
+    "none", "dots", "full", "attention", "attention_value", "qkv", "qkv_mlp", "matmuls"
+]
 OffloadPolicy = Literal["none", "qkv", "qkv_mlp"]
 
 _QKV = ("query", "key", "value")
 _MLP = ("gate", "up")
 # Names kept by each policy. In a gated block of width D with feed-forward 8/3 D they are, in
-# units of D numbers a token and layer: qkv 3, qkv_mlp 8.3, matmuls 10.3 (with the attention
-# kernel's result and the attention branch; nothing but element-wise work is left to recompute).
+# units of D numbers a token and layer: attention (the kernel's result, the most time a byte) 1,
+# attention_value 2, qkv 3, qkv_mlp 8.3, matmuls 10.3 (with the attention kernel's result and the
+# attention branch; nothing but element-wise work is left to recompute).
 NAMES: dict[RematPolicy | OffloadPolicy, tuple[str, ...]] = {
     "none": (),
     "full": (),
+    "attention": ("attention",),
+    "attention_value": ("attention", "value"),
     "qkv": _QKV,
     "qkv_mlp": (*_QKV, *_MLP),
     "matmuls": (*_QKV, *_MLP, "attention", "branch"),
@@ -38,7 +43,7 @@ def check_offload(remat: RematPolicy, offload: OffloadPolicy) -> None:
     if offload != "none" and remat in ("none", "dots"):
         raise ValueError(
             f"offload={offload} moves named activations to host memory, but remat={remat} keeps "
-            "unnamed ones; set remat to full, qkv, qkv_mlp or matmuls"
+            "unnamed ones; set remat to full or another policy of names"
         )
 
 
