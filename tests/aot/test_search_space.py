@@ -66,7 +66,7 @@ def test_no_two_policies_keep_the_same():
         )
         for remat, offload in policies()
     }
-    assert len(kept) == len(policies()) == 11
+    assert len(kept) == len(policies()) == 15
 
 
 def test_rows_that_no_layout_divides_are_refused(config_file):
