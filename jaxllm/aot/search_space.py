@@ -33,8 +33,8 @@ _SPARSE_CORE_GATHERS: Flags = (("xla_tpu_enable_sparse_core_collective_offload_a
 OPTIONAL_FLAGS: dict[str, tuple[Flags, ...]] = {
     "v4": (_WIDE_VMEM,),
     "v5e": (_WIDE_VMEM,),
-    "v5p": (_SPARSE_CORE_GATHERS, _WIDE_VMEM),
-    "v6e": (_WIDE_VMEM,),  # gathers run on SparseCores there anyway
+    "v5p": (_WIDE_VMEM,),  # gathers run on SparseCores there anyway, and on v6e
+    "v6e": (_WIDE_VMEM,),
     "tpu7x": (_SPARSE_CORE_GATHERS, _WIDE_VMEM),
 }
 

@@ -195,6 +195,10 @@ def apply_sorted(
     return from_slots(y_SD, queue.order_M, queue.rank_NK)[:, 0]
 
 
+# What a compiled program calls the rounds after the first, of which even loads need none.
+UNEVEN_LOADS = "uneven_loads"
+
+
 def all_rounds(a_round: Callable) -> Callable:
     """((plan, num_rounds), *inputs) -> sum over rounds of a_round(plan, index, *inputs).
 
@@ -212,7 +216,8 @@ def all_rounds(a_round: Callable) -> Callable:
         def step(index: jax.Array, total: jax.Array) -> jax.Array:
             return total + a_round(plan, index, *inputs)
 
-        return jax.lax.fori_loop(1, num_rounds, step, total)
+        with jax.named_scope(UNEVEN_LOADS):
+            return jax.lax.fori_loop(1, num_rounds, step, total)
 
     def forward(scheme: tuple[Plan, jax.Array], *inputs: Any) -> tuple[jax.Array, tuple]:
         total, pull = jax.vjp(partial(a_round, scheme[0], 0), *inputs)
@@ -225,7 +230,8 @@ def all_rounds(a_round: Callable) -> Callable:
             _, pull = jax.vjp(partial(a_round, plan, index), *inputs)
             return jax.tree.map(jnp.add, total, pull(gradient))
 
-        return None, *jax.lax.fori_loop(1, num_rounds, step, pull(gradient))
+        with jax.named_scope(UNEVEN_LOADS):
+            return None, *jax.lax.fori_loop(1, num_rounds, step, pull(gradient))
 
     run.defvjp(forward, backward)
     return run

@@ -128,6 +128,16 @@ def test_a_loop_repeats_its_body():
     assert replay(LOOPS).unknown_loops == set()
 
 
+def test_rounds_for_uneven_loads_do_not_count():
+    """Experts with even loads need none of them."""
+    text = LOOPS.replace("compare(%j, %four)", "compare(%j, %j)")
+    marked = re.sub(r"( while\(.*)", r'\1, metadata={op_name="jit(f)/uneven_loads/while"}', text)
+    assert marked != text
+    done = replay(marked)
+    assert done.unknown_loops == set()
+    assert done.cycles == 0
+
+
 def test_a_loop_without_a_count_is_named():
     done = replay(LOOPS.replace("compare(%j, %four)", "compare(%j, %j)"))
     assert done.unknown_loops == {"first", "second"}
