@@ -33,7 +33,9 @@ _NO_WINDOWED_EINSUM = Flag(
     1_000_000,
     "Above the threshold a matmul on a gathered weight is cut in one thin product a shard, to "
     "overlap with the gather; the thin products cost more than the gather that they hide.",
-    "not measured",
+    "Llama-2-7B, fsdp, full remat, predicted step: 16 v5e chips 4.005 -> 3.211 s, 16 v6e chips "
+    "1.624 -> 1.131 s, 8 v5p chips (gathers not on SparseCores) 1.558 -> 1.540 s; not measured on "
+    "v4 and tpu7x",
 )
 
 _GATHER_ON_SPARSE_CORES = Flag(
