@@ -189,6 +189,10 @@ def plan(
     if global_batch is not None:
         given.append(f"data.global_batch_size={global_batch}")
     if smallest:
+        ignored = {"--slices": slices > 1, "--out": out is not None, "--scaling": scaling}
+        for option, is_given in ignored.items():
+            if is_given:
+                raise ValueError(f"{option} says nothing about the smallest slice; leave it out")
         is_found = find_smallest(file, given, topology=topology, budget=budget) is not None
     else:
         ranking = plan(

@@ -128,8 +128,10 @@ def check(parallel: ParallelConfig, num_microbatches: int, workload: Workload) -
     part = rows // num_microbatches
     check_batch(layout, part, key="data.global_batch_size")
     check_length(layout, workload.length, key="data.sequence_length")
-    check_pipeline(layout, num_layers=workload.model.num_layers, rows=part)
+    for num_layers in workload.model.stack_depths:
+        check_pipeline(layout, num_layers=num_layers, rows=part)
     check_weights(layout, workload.specs)
+    check_weights(layout.for_optimizer(), workload.specs)
     if parallel.context_attention == "ulysses" and (
         workload.model.kv_heads % (parallel.context * parallel.tensor)
     ):
@@ -144,7 +146,8 @@ def candidates(
     most_parts: largest number of microbatches. ValueError, naming the keys, if there is none.
     """
     found, refusals = [], []
-    for parallel in meshes(workload, num_devices=num_devices, num_slices=num_slices):
+    for mesh in meshes(workload, num_devices=num_devices, num_slices=num_slices):
+        parallel = mesh.model_copy(update={"offload_optimizer": workload.offload_optimizer})
         for parts in (2**power for power in range(most_parts.bit_length())):
             try:
                 check(parallel, parts, workload)

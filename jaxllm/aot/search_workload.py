@@ -40,7 +40,7 @@ class Workload:
     """A model and its batch. specs: its weights; optimizer: the arrays of the optimizer's state.
 
     rows: of a batch, over all devices. weight_copies: as many float32 copies of the weights are
-    kept (2 with a moving average).
+    kept (2 with a moving average). offload_optimizer: its state lies in host memory in any layout.
     """
 
     model: DecoderConfig
@@ -49,6 +49,7 @@ class Workload:
     rows: int
     length: int
     weight_copies: int = 1
+    offload_optimizer: bool = False
 
     @cached_property
     def weights(self) -> tuple[Piece, ...]:

@@ -75,6 +75,13 @@ def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) ->
     check_length(layout, config.data.sequence_length, key="data.sequence_length")
     for num_layers in config.model.stack_depths:
         check_pipeline(layout, num_layers=num_layers, rows=rows // parts)
+    chunks = config.objective.num_chunks * layout.degree("length")
+    if config.data.sequence_length % chunks:
+        raise ValueError(
+            f"objective.num_chunks={config.objective.num_chunks} does not divide the "
+            f"{config.data.sequence_length} positions of data.sequence_length on "
+            f"{layout.degree('length')} devices of parallel.context; make it a divisor"
+        )
     return layout
 
 
@@ -88,6 +95,7 @@ def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     model = jax.eval_shape(lambda key: config.model.build(key, vocab_size), key)
     specs = fold_specs(spec_dict(model), layout.pipeline.num_rounds if layout.pipeline else 1)
     check_weights(layout, specs)
+    check_weights(layout.for_optimizer(), specs)
     optimizer = config.optim.build(specs, total_steps=config.training.steps)
     abstract = jax.eval_shape(
         lambda params: new_state(fold(params, specs), optimizer, config.training.ema),

@@ -38,7 +38,9 @@ def inspect(target: str, overrides: Sequence[str] = (), *, rows: int = 2) -> Non
     )
     known = run_folder.known_data(path) if is_run else {}
     data = open_data(config, console, **known)
-    parts = assemble(config, layout=check_devices(config), vocab_size=data.vocab_size)
+    # A run is looked at with the devices at hand, which need not divide its batch.
+    layout = config.parallel.build() if is_run else check_devices(config)
+    parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
     console.say(run_summary(config, parts, data))
     console.show(parameter_table(parts))
     show_rows(console, data, seed=config.seed, rows=rows)

@@ -78,4 +78,5 @@ def workload_of(config: RunConfig) -> Workload:
         rows=config.data.global_batch_size,
         length=config.data.sequence_length,
         weight_copies=1 if config.training.ema is None else 2,
+        offload_optimizer=config.parallel.offload_optimizer,
     )

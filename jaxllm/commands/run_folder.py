@@ -75,7 +75,9 @@ def config_for_reading(run_dir: Path) -> RunConfig:
     """A run's config with its layout on the devices at hand, which need not be those it had."""
     distributed.initialize()
     config = read_config(run_dir)
-    parallel = ParallelConfig(layout=config.parallel.layout)
+    # Read in pieces what zero1 kept whole: there may be fewer axes to cut it over than there were.
+    layout = "fsdp" if config.parallel.layout == "zero1" else config.parallel.layout
+    parallel = ParallelConfig(layout=layout)
     return config.model_copy(update={"parallel": parallel})
 
 

@@ -7,7 +7,7 @@ and shuffling to (dataset, row); a host reads only the rows of its own slice of 
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -27,14 +27,14 @@ class TrainLoader:
         sequence_length: int,
         global_batch_size: int,
         seed: int,
-        rows: slice | None = None,
+        rows: Sequence[int] | None = None,
         shuffle: bool = True,
         prefetch: int = 2,
     ) -> None:
         """`streams` gives each dataset's stream and weight, the share of its rows.
 
-        `rows` is this host's slice of the global batch, all of it by default. Weights are kept
-        to 1% of the smallest. `prefetch` is how many batches `iterate`
+        `rows` are this host's of the global batch, ascending; all of them by default. Weights are
+        kept to 1% of the smallest. `prefetch` is how many batches `iterate`
         reads ahead, each in a thread. Raises ValueError for a
         stream shorter than a row.
         """
@@ -45,7 +45,7 @@ class TrainLoader:
         self._length = sequence_length
         self._batch_size = global_batch_size
         self._prefetch = prefetch
-        self._rows = range(global_batch_size)[rows or slice(None)]
+        self._rows = np.asarray(range(global_batch_size) if rows is None else rows, np.int64)
         self._delimiter_id = self._streams[0].delimiter_id
         counts = [
             _full_rows(name, stream, sequence_length) for name, (stream, _) in streams.items()
@@ -64,8 +64,10 @@ class TrainLoader:
     def batch(self, step: int) -> Batch:
         """This host's rows of global batch `step`, from 0; see `jaxllm.data.batch`."""
         first = step * self._batch_size
-        numbers = range(first + self._rows.start, first + self._rows.stop)
-        keys = np.fromiter((self._order[number] for number in numbers), np.int64, len(numbers))
+        numbers = first + self._rows
+        keys = np.fromiter(
+            (self._order[number] for number in numbers.tolist()), np.int64, len(numbers)
+        )
         datasets = np.searchsorted(self._first_rows, keys, side="right") - 1
         starts = (keys - self._first_rows[datasets]) * self._length
         return make_batch(
@@ -133,7 +135,7 @@ class ValidationLoader:
         name: str,
         sequence_length: int,
         global_batch_size: int,
-        rows: slice | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         if stream.num_tokens < 2:
             raise ValueError(f"validation set {name!r} has no token to predict")
@@ -143,7 +145,7 @@ class ValidationLoader:
         self._stream = stream
         self._length = sequence_length
         self._batch_size = global_batch_size
-        self._rows = range(global_batch_size)[rows or slice(None)]
+        self._rows = np.asarray(range(global_batch_size) if rows is None else rows, np.int64)
         self._num_rows = -(-self.num_targets // sequence_length)
 
     def __len__(self) -> int:
@@ -155,7 +157,7 @@ class ValidationLoader:
     def batch(self, index: int) -> Batch:
         """This host's rows of global batch `index`."""
         first = index * self._batch_size
-        numbers = np.arange(first + self._rows.start, first + self._rows.stop)
+        numbers = first + self._rows
         scored_B = np.clip(self.num_targets - numbers * self._length, 0, self._length)
         # Filling is delimiters: ids of the vocabulary, each a document of its own.
         shape = (len(numbers), self._length + 1)

@@ -1,6 +1,6 @@
 """The data of a run: which datasets, in which mixture, with which tokenizer, cut how."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -160,7 +160,7 @@ class Data:
                 )
         return {name: (self.streams[name]["train"], w) for name, w in weights.items() if w}
 
-    def train_loader(self, *, seed: int, rows: slice | None = None) -> TrainLoader:
+    def train_loader(self, *, seed: int, rows: Sequence[int] | None = None) -> TrainLoader:
         """The loader of the training mixture, for this host's rows of each global batch."""
         return TrainLoader(
             self.training_streams,
@@ -172,7 +172,9 @@ class Data:
             prefetch=self.config.prefetch,
         )
 
-    def validation_loaders(self, *, rows: slice | None = None) -> dict[str, ValidationLoader]:
+    def validation_loaders(
+        self, *, rows: Sequence[int] | None = None
+    ) -> dict[str, ValidationLoader]:
         """The validation sets by name."""
         return {
             name: ValidationLoader(

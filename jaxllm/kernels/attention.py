@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.hardware import find_chip
 from jaxllm.kernels import (
@@ -70,16 +71,20 @@ def attention(
     attend, blocks = _kernels(implementation, window=window, soft_cap=soft_cap, layout=layout)
     is_local = layout is None or (implementation == "xla" and request.context_attention is None)
     if is_local:  # plain JAX is divided over the mesh by the compiler
-        return attend(
+        out_BTNH = attend(
             *(q_BTNH, k_BSKH, v_BSKH),
             query_segments_BT=segment_ids_BT,
             key_segments_BS=segment_ids_BT,
             shard=None,
         )
-    assert layout is not None
-    return attention_context.over_devices(
-        *(q_BTNH, k_BSKH, v_BSKH, segment_ids_BT), layout=layout, attend=attend, blocks=blocks
-    )
+    else:
+        assert layout is not None
+        out_BTNH = attention_context.over_devices(
+            *(q_BTNH, k_BSKH, v_BSKH, segment_ids_BT), layout=layout, attend=attend, blocks=blocks
+        )
+    if implementation == "splash" or request.context_attention == "ring":
+        return out_BTNH  # which name their result for remat themselves, and the log-sum-exp with it
+    return checkpoint_name(out_BTNH, "attention")
 
 
 def choose(implementation: Implementation, request: AttentionRequest) -> Implementation:

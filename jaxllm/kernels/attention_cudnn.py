@@ -13,8 +13,7 @@ from jaxllm.kernels.attention_request import AttentionRequest
 from jaxllm.kernels.attention_xla import attention_mask
 from jaxllm.parallel.zigzag import Shard, shard_positions
 
-# cuDNN's limit on Ampere; on Hopper and later it is 256, which JAX checks itself.
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 128  # cuDNN's limit before Hopper
 
 
 def why_not(request: AttentionRequest) -> str | None:

@@ -1,5 +1,6 @@
 """Which rows of a global batch a process feeds, and how they become one global array."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,22 +11,19 @@ from jaxllm.parallel.layouts import Layout, constrain
 from jaxllm.parallel.zigzag import zigzag_order
 
 
-def host_rows(layout: Layout, global_rows: int) -> slice:
-    """The contiguous block of batch rows that this process's devices hold.
+@lru_cache(maxsize=16)
+def host_rows(layout: Layout, global_rows: int) -> tuple[int, ...]:
+    """The rows of a batch that this process's devices hold, in ascending order.
 
-    Taken from the sharding itself, so that it also holds where several processes share rows
-    (a `tensor` axis across hosts) and where none does.
+    Taken from the sharding itself, because on a torus of chips the devices of a process need not
+    be neighbours in the mesh, and several processes may hold the same rows (`tensor` across hosts).
     """
-    sharding = layout.sharding(("batch",))
-    blocks = {
-        (index[0].start or 0, global_rows if index[0].stop is None else index[0].stop)
-        for index in sharding.addressable_devices_indices_map((global_rows,)).values()
-    }
-    start = min(block[0] for block in blocks)
-    stop = max(block[1] for block in blocks)
-    covered = sum(block[1] - block[0] for block in blocks)
-    assert covered == stop - start, f"rows of this process are not contiguous: {sorted(blocks)}"
-    return slice(start, stop)
+    held = layout.sharding(("batch",)).addressable_devices_indices_map((global_rows,))
+    return tuple(sorted({row for index in held.values() for row in _rows(index, global_rows)}))
+
+
+def _rows(index: tuple[slice, ...], global_rows: int) -> range:
+    return range(global_rows)[index[0]]
 
 
 def batch_sharding(layout: Layout, ndim: int) -> NamedSharding:
@@ -34,16 +32,21 @@ def batch_sharding(layout: Layout, ndim: int) -> NamedSharding:
 
 
 def global_batch(layout: Layout, host_batch: dict[str, np.ndarray], *, rows: int) -> dict[str, Any]:
-    """This process's rows of each field -> global arrays of `rows` rows."""
+    """This process's rows (`host_rows`) of each field -> global arrays of `rows` rows."""
+    place = {row: number for number, row in enumerate(host_rows(layout, rows))}
+
+    def assemble(field: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = _rows(index, rows)  # one stretch, and neighbours in the mesh are here too
+            return field[place[wanted[0]] : place[wanted[-1]] + 1]
+
+        sharding = batch_sharding(layout, field.ndim)
+        return jax.make_array_from_callback((rows, *field.shape[1:]), sharding, part)
+
     # With several processes JAX takes this transfer for an implicit one, which the guard of the
     # training loop refuses.
     with jax.transfer_guard_host_to_device("allow"):
-        return {
-            name: jax.make_array_from_process_local_data(
-                batch_sharding(layout, field.ndim), field, (rows, *field.shape[1:])
-            )
-            for name, field in host_batch.items()
-        }
+        return {name: assemble(field) for name, field in host_batch.items()}
 
 
 def dealt_out(layout: Layout | None, x_BT: jax.Array) -> jax.Array:

@@ -73,3 +73,8 @@ def test_rows_that_no_layout_divides_are_refused(config_file):
     workload = workload_of(load_config(config_file, ["data.global_batch_size=7"]))
     with pytest.raises(ValueError, match=r"data\.global_batch_size is 7: no layout of 8 devices"):
         candidates(workload, num_devices=8)
+
+
+def test_an_optimizer_in_host_memory_stays_there(config_file):
+    workload = workload_of(load_config(config_file, ["parallel.offload_optimizer=true"]))
+    assert all(each.parallel.offload_optimizer for each in candidates(workload, num_devices=8))

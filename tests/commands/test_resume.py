@@ -261,3 +261,16 @@ def test_metrics_that_do_not_fit_the_disk_end_the_run_and_lose_nothing(
             runs.start(ids, run_dir)
     assert runs.start(ids, run_dir) == 0
     runs.assert_same_run(run_dir, uninterrupted, step=8)
+
+
+def test_an_optimizer_in_host_memory_goes_on_in_the_devices_and_back(
+    ids, uninterrupted, tmp_path, monkeypatch
+):
+    """Where the state lies changes nothing that is computed or saved."""
+    run_dir = tmp_path / "run"
+    for step, is_away in ((3, "true"), (5, "false")):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, lambda: signal.raise_signal(signal.SIGTERM))
+            assert runs.start(ids, run_dir, f"parallel.offload_optimizer={is_away}") == 75
+    assert runs.start(ids, run_dir, "parallel.offload_optimizer=true") == 0
+    runs.assert_same_run(run_dir, uninterrupted, step=8)

@@ -40,7 +40,7 @@ MIXED = {"a": (Counting(LENGTH * 40 + 5), 3.0), "b": (Counting(LENGTH * 7 + 1, 5
 
 def host_rows(host, hosts):
     """The contiguous rows of a global batch of 8 that a host reads."""
-    return slice(8 * host // hosts, 8 * (host + 1) // hosts)
+    return range(8 * host // hosts, 8 * (host + 1) // hosts)
 
 
 def rows_of(batch):
