@@ -115,8 +115,8 @@ class StepCompiler:
             else:
                 outcome = Outcome(candidate, None, _last_words(said, code))
         self.seconds.append(time.monotonic() - begin)
-        # A refusal is for good; a process that was killed or failed says nothing of the program.
-        if outcome.report is not None or (code == _REFUSED and not self._is_stopped):
+        # A killed process says nothing about the program.
+        if outcome.report is not None or (code > 0 and not self._is_stopped):
             self._cache.store(outcome)
         return outcome
 
@@ -144,7 +144,6 @@ class StepCompiler:
         return process.returncode, said
 
 
-_REFUSED = 2  # the exit code of a command for a config that cannot work
 _JAXLLM = (sys.executable, "-m", "jaxllm.cli")
 
 

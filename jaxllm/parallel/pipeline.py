@@ -76,9 +76,9 @@ def check_pipeline(layout: Layout, *, num_layers: int, rows: int) -> None:
     stages, rounds = layout.axis_size("stage"), layout.pipeline.num_rounds
     if num_layers % (stages * rounds):
         raise ValueError(
-            f"model.num_layers is {num_layers} (of a stack: model.moe.num_dense_layers make one of "
-            f"their own), which {stages} stages x {rounds} rounds do not divide; change it, "
-            "parallel.stage or parallel.pipeline_rounds"
+            f"model.num_layers is {num_layers}, which {stages} stages x {rounds} rounds do not "
+            "divide; change it, parallel.stage or parallel.pipeline_rounds (the layers that "
+            "model.moe.num_dense_layers sets apart count by themselves)"
         )
     parts = layout.pipeline.num_microbatches
     if parts % stages:

@@ -142,7 +142,7 @@ def test_bin_and_synthetic_streams_need_no_tokenizer(tmp_path):
     data = options.build()
     assert data.tokenizer is None
     assert list(data.validation_loaders()) == ["synthetic"]
-    loader = data.train_loader(seed=0, rows=slice(2, 4))
+    loader = data.train_loader(seed=0, rows=range(2, 4))
     assert list(data.training_streams) == ["bin"]  # weight 0 is not trained on
     assert loader.batch(0)["tokens"].shape == (2, 32)
     stream = open_stream(options.datasets["bin"], "train")
