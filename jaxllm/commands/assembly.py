@@ -6,6 +6,7 @@ import jax
 import optax
 
 from jaxllm.config import RunConfig
+from jaxllm.data.vocabulary import known_vocab_size
 from jaxllm.nn.param import Nested, param_dict, spec_dict
 from jaxllm.nn.stack import fold, fold_specs
 from jaxllm.parallel.layouts import (
@@ -83,6 +84,20 @@ def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) ->
             f"{layout.degree('length')} devices of parallel.context; make it a divisor"
         )
     return layout
+
+
+def stated_vocab_size(config: RunConfig) -> int:
+    """Ids of the data, as far as the config says, or as many as the model has.
+
+    ValueError if only the prepared data would tell.
+    """
+    size = known_vocab_size(config.data) or config.model.vocab_size
+    if size is None:
+        raise ValueError(
+            "model.vocab_size: it is null, and only the prepared data would tell the size of the "
+            "vocabulary; give it, as model.vocab_size=32000"
+        )
+    return size
 
 
 def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:

@@ -7,12 +7,16 @@ from pathlib import Path
 from jaxllm.aot.compilation import compile_lowered
 from jaxllm.aot.report import Report
 from jaxllm.aot.topology import Topology, parse_topology, topology_devices
-from jaxllm.commands.assembly import assemble, check_devices, lower_step
+from jaxllm.commands.assembly import (
+    assemble,
+    check_devices,
+    lower_step,
+    stated_vocab_size,
+)
 from jaxllm.commands.compile_report import make_report
 from jaxllm.commands.compile_screen import show_report
 from jaxllm.config import RunConfig
 from jaxllm.data.batch import batch_shapes
-from jaxllm.data.vocabulary import known_vocab_size
 from jaxllm.xla_flags import compiler_options
 
 EXIT_DOES_NOT_FIT = 1
@@ -46,7 +50,7 @@ def compile_config(
     before anything is compiled.
     """
     layout = check_devices(config, topology_devices(topology))
-    parts = assemble(config, layout=layout, vocab_size=_vocab_size(config))
+    parts = assemble(config, layout=layout, vocab_size=stated_vocab_size(config))
     rows, length = config.data.global_batch_size, config.data.sequence_length
     lowered = lower_step(config, parts, batch_shapes(rows, length))
     with warnings.catch_warnings(record=True) as caught:
@@ -57,14 +61,3 @@ def compile_config(
         hlo_path.write_text(compiled.text, encoding="utf-8")
     notes = [str(warning.message) for warning in caught]
     return make_report(config, topology, parts, compiled, options=options, notes=notes)
-
-
-def _vocab_size(config: RunConfig) -> int:
-    """Ids of the data, as far as the config says, or as many as the model has."""
-    size = known_vocab_size(config.data) or config.model.vocab_size
-    if size is None:
-        raise ValueError(
-            "model.vocab_size: it is null, and only the prepared data would tell the size of the "
-            "vocabulary; give it, as model.vocab_size=32000"
-        )
-    return size

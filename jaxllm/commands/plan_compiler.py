@@ -22,6 +22,7 @@ from jaxllm.aot.topology import Topology, compiler_versions
 from jaxllm.config import RunConfig, dump_yaml, parse_config
 
 FIRST_COMPILE_SECONDS = 60.0  # what the first is expected to take; later ones go by it
+_REFUSED = 2  # exit code of a config that cannot work
 _COMPILE_GIB = 4  # of host memory, that a compile takes at most
 
 
@@ -115,8 +116,8 @@ class StepCompiler:
             else:
                 outcome = Outcome(candidate, None, _last_words(said, code))
         self.seconds.append(time.monotonic() - begin)
-        # A killed process says nothing about the program.
-        if outcome.report is not None or (code > 0 and not self._is_stopped):
+        # A config that is refused always will be; whatever else went wrong may be the machine's.
+        if outcome.report is not None or code == _REFUSED:
             self._cache.store(outcome)
         return outcome
 

@@ -11,8 +11,8 @@ from jaxllm.aot.search_space import OPTIONAL_FLAGS, Candidate, candidates
 from jaxllm.aot.search_time import estimate_time
 from jaxllm.aot.search_workload import Piece, Workload
 from jaxllm.aot.topology import Topology
+from jaxllm.commands.assembly import stated_vocab_size
 from jaxllm.config import RunConfig
-from jaxllm.data.vocabulary import known_vocab_size
 from jaxllm.nn.param import param_dict, spec_dict
 from jaxllm.optim import state_axes
 
@@ -53,13 +53,7 @@ def num_devices(topology: Topology) -> int:
 
 def workload_of(config: RunConfig) -> Workload:
     """The config's model, optimizer and batch as shapes; nothing is allocated."""
-    size = known_vocab_size(config.data) or config.model.vocab_size
-    if size is None:
-        raise ValueError(
-            "model.vocab_size: it is null, and only the prepared data would tell the size of the "
-            "vocabulary; give it, as model.vocab_size=32000"
-        )
-    size = config.model.padded_vocab_size(size)
+    size = config.model.padded_vocab_size(stated_vocab_size(config))
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = jax.eval_shape(lambda key: config.model.build(key, size), key)
     specs = spec_dict(model)

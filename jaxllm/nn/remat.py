@@ -53,16 +53,21 @@ def recompute(
     """`step`, keeping what the policy says in device memory and what `offload` says on the host."""
     if policy == "none":
         return step
-    away = NAMES[offload]
     if policy == "dots":
         chosen = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     else:
-        chosen = jax.checkpoint_policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[name for name in NAMES[policy] if name not in away],
-            names_which_can_be_offloaded=list(away),
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
+        chosen = keep_names(policy, offload)
     # Without a barrier the compiler merges the recomputation with the first computation and keeps
     # its results after all; inside a loop it cannot.
     return jax.checkpoint(step, policy=chosen, prevent_cse=not is_looped)
+
+
+def keep_names(policy: RematPolicy, offload: OffloadPolicy, *more: str) -> Callable:
+    """Keeps what the policy names, what `offload` names on the host, and the names `more`."""
+    away = NAMES[offload]
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[*more, *(name for name in NAMES[policy] if name not in away)],
+        names_which_can_be_offloaded=list(away),
+        offload_src="device",
+        offload_dst="pinned_host",
+    )

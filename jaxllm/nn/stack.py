@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.nn.param import Nested, is_param
-from jaxllm.nn.remat import NAMES, OffloadPolicy, RematPolicy, recompute
+from jaxllm.nn.remat import OffloadPolicy, RematPolicy, keep_names, recompute
 from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.pipeline import run_pipeline
@@ -153,15 +153,9 @@ def _named(carry: Any) -> Any:
 
 def _tick_policy(remat: RematPolicy, offload: OffloadPolicy) -> Callable:
     """What a tick of the pipeline keeps: the inputs of layers, and what each of them keeps."""
-    away = NAMES[offload]
     if remat in ("none", "dots"):
         return _all_kept if remat == "none" else _inputs_and_matmuls
-    return jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[_LAYER_INPUT, *(n for n in NAMES[remat] if n not in away)],
-        names_which_can_be_offloaded=list(away),
-        offload_src="device",
-        offload_dst="pinned_host",
-    )
+    return keep_names(remat, offload, _LAYER_INPUT)
 
 
 def _inputs_and_matmuls(primitive: Any, *args: Any, **params: Any) -> bool:

@@ -35,7 +35,6 @@ ActivationAxis = Literal[
     "act_head_dim",
     "act_mlp",
     "act_vocab",
-    "act_experts",
 ]
 
 Axis = WeightAxis | ActivationAxis

@@ -46,7 +46,6 @@ _INNER: Rows = {
     "act_mlp": ("tensor",),
     "act_vocab": ("tensor",),
     "experts": ("expert",),
-    "act_experts": ("expert",),
 }
 # Along the residual stream a weight is cut over every axis that otherwise cuts only activations.
 _CUT: Rows = {"embed": ("fsdp", "expert", "context"), "expert_embed": ("fsdp", "context")}

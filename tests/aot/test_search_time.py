@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 
 import numpy as np
@@ -73,10 +72,7 @@ def test_an_exchange_over_several_axes_belongs_to_one():
     assert owner(()) == "fsdp"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="needs the TPU compiler: pip install jaxllm[aot], on x86 Linux",
-)
+@pytest.mark.libtpu
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [

@@ -5,11 +5,6 @@ import pytest
 from jaxllm.aot.topology import list_topologies, parse_topology, topology_devices
 from jaxllm.hardware import TPUS
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="needs the TPU compiler: pip install jaxllm[aot], on x86 Linux",
-)
-
 
 @pytest.mark.parametrize(
     ("text", "name", "chips"),
@@ -81,7 +76,7 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch):
         topology_devices(parse_topology("v5e:4x4"))
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 @pytest.mark.parametrize(
     ("name", "kind", "devices"),
     [
@@ -98,13 +93,13 @@ def test_devices_that_compile_but_do_not_run(name, kind, devices):
     assert len(found) == devices
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_several_slices():
     found = topology_devices(parse_topology("v5e:2x2", num_slices=3))
     assert [device.slice_index for device in found] == [0] * 4 + [1] * 4 + [2] * 4
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_a_slice_that_the_compiler_refuses():
     with pytest.raises(ValueError, match=r"topology v5p:3x3x3: the TPU compiler refuses it: .*"):
         topology_devices(parse_topology("v5p:3x3x3"))

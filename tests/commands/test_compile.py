@@ -1,4 +1,3 @@
-import importlib.util
 import json
 
 import pytest
@@ -9,10 +8,7 @@ from jaxllm.aot.topology import parse_topology
 from jaxllm.commands.compile import compile_config
 from jaxllm.config import load_config
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="needs the TPU compiler: pip install jaxllm[aot], on x86 Linux",
-)
+pytestmark = pytest.mark.libtpu
 
 CONFIG = """
 run_dir: {folder}/run

@@ -1,4 +1,3 @@
-import importlib.util
 import signal
 import sys
 import time
@@ -21,10 +20,7 @@ from jaxllm.config import find_config, load_config
 from jaxllm.hardware import TPUS
 from jaxllm.parallel.mesh import ParallelConfig
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="needs the TPU compiler: pip install jaxllm[aot], on x86 Linux",
-)
+pytestmark = pytest.mark.libtpu
 
 # Stands for `jaxllm compile`: full remat fits, none breaks the compiler, others do not fit; the
 # fewer the parts, the faster. It notes each call.
@@ -119,8 +115,9 @@ def test_the_winner_is_written_and_the_next_plan_takes_the_results_over(
 
     code, shown, _ = jaxllm(*command)
     assert code == 0
-    assert "4 results of an earlier plan are taken over" in shown
-    assert len(compiled()) == 4
+    assert "3 results of an earlier plan are taken over" in shown
+    # What broke may have been the machine's fault, so that it alone is tried again.
+    assert compiled()[4:] == ["none"]
 
 
 def test_a_plan_that_was_stopped_goes_on(config_file, jaxllm, compiles, monkeypatch):

@@ -23,10 +23,10 @@ def test_every_pod_config_is_recorded_and_fits():
         assert golden["peak_hbm_gib"] <= golden["hbm_limit_gib"], name
 
 
+@pytest.mark.libtpu
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize("name", PODS)
 def test_a_pod_config_compiles_to_what_is_recorded(name):
-    pytest.importorskip("libtpu", reason="the TPU compiler is missing: pip install jaxllm[aot]")
     golden = GOLDEN[name]
     report = record_pods.compile_pod(name, *PODS[name])
     found = record_pods.golden(report)

@@ -3,7 +3,6 @@
 B batch, T length, N query heads, K key/value heads, H head dimension.
 """
 
-import importlib.util
 import os
 
 import jax
@@ -14,9 +13,7 @@ from jaxllm.kernels.attention import attention
 from jaxllm.kernels.attention_splash import BLOCKS, attend
 from jaxllm.parallel.mesh import ParallelConfig
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler, libtpu, is not installed"
-)
+pytestmark = pytest.mark.libtpu
 
 # The compiler looks for a TPU machine unless told not to.
 QUIET = {

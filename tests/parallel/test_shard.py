@@ -68,9 +68,9 @@ def test_devices_of_a_host_need_not_be_neighbours_in_the_mesh():
     assert host_rows(SeenFromHost(layout, [devices[0], devices[2]]), ROWS) == (0, 1, 4, 5)
 
 
+@pytest.mark.libtpu
 def test_a_host_on_a_torus_feeds_the_rows_of_its_own_chips():
     """On a plane of 4 x 4 the ring of a mesh axis passes each host's chips in two places."""
-    pytest.importorskip("libtpu", reason="the TPU compiler is missing: pip install jaxllm[aot]")
     devices = topology_devices(parse_topology("v5e:4x4"))
     layout = ParallelConfig(layout="fsdp").build(devices)
     hosts = {device.process_index for device in devices}
