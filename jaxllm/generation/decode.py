@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.generation.sampling import Sampling
-from jaxllm.nn.param import Nested, bind
-from jaxllm.parallel.layouts import Layout
+from jaxllm.nn.param import Nested, bind, spec_dict
+from jaxllm.parallel.axes import WeightSpec
+from jaxllm.parallel.layouts import Layout, constrain
 
 _BUCKET = 32  # prompts are padded to a multiple of this, so that few lengths compile
 
@@ -43,6 +44,7 @@ class Generator:
             partial(
                 _generate,
                 model,
+                layout=layout,
                 sampling=sampling,
                 vocab_size=vocab_size,
                 stop_id=stop_id,
@@ -81,11 +83,14 @@ def _generate(
     prompts_BP: jax.Array,
     lengths_B: jax.Array,
     *,
+    layout: Layout | None,
     sampling: Sampling,
     vocab_size: int,
     stop_id: int,
 ) -> jax.Array:
     """(B, M) new ids; after a row's stop token it is filled with stop tokens."""
+    if layout is not None and layout.pipeline is not None:
+        params = _without_stages(params, spec_dict(model), layout.for_decoding())
     decoder = bind(model, params)
     batch_size, padded = prompts_BP.shape
     max_tokens = sampling.max_tokens
@@ -118,3 +123,16 @@ def _generate(
         return index + 1, next_B, cache, new_BM.at[:, index].set(next_B)
 
     return jax.lax.while_loop(is_going, step, (1, first_B, cache, new_BM))[3]
+
+
+def _without_stages(params: Nested, specs: Nested, layout: Layout) -> Nested:
+    """A pipeline's weights, folded or not, where `layout` says; whole where it does not divide."""
+
+    def place(value: jax.Array, spec: WeightSpec) -> jax.Array:
+        axes = (
+            axis if size % layout.degree(axis) == 0 else None
+            for axis, size in zip(spec.axes, spec.shape, strict=True)
+        )
+        return constrain(layout, value.reshape(spec.shape), *axes)
+
+    return jax.tree.map(place, params, specs)

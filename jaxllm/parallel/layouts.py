@@ -136,6 +136,17 @@ class Layout:
         rows = dict(self.rules) | dict(OPTIMIZER_ROWS.get(self.name, {}))
         return replace(self, rules=tuple(sorted(rows.items())))
 
+    def for_decoding(self) -> "Layout":
+        """The layout in which all devices compute one layer after the other.
+
+        Stages of a pipeline have a part of every layer then, instead of all of some: a loop over
+        layers that are cut over devices would gather them all.
+        """
+        rows = dict(self.rules) | {"layers": ()}
+        for axis in ("embed", "expert_embed"):
+            rows[axis] = (*rows.get(axis, ()), "stage")
+        return replace(self, rules=tuple(sorted(rows.items())), pipeline=None)
+
     def partition(self, axes: Sequence[str | None]) -> PartitionSpec:
         """The PartitionSpec of an array with these logical axes."""
         entries = [self.mesh_axes(axis) for axis in axes]

@@ -130,3 +130,19 @@ def test_sharded_weights_give_the_same_text():
     model = tiny.abstract(CONFIGS["rope"])
     placed = jax.device_put(params, weight_shardings(layout, spec_dict(model)))
     assert make("rope", layout=layout)(placed, PROMPTS) == found
+
+
+def test_a_pipelines_weights_give_the_same_text_and_are_never_gathered_whole():
+    params, _, found = greedy("rope")
+    layout = ParallelConfig(layout="fsdp", stage=2, fsdp=4).build()
+    model = tiny.abstract(CONFIGS["rope"])
+    placed = jax.device_put(params, weight_shardings(layout, spec_dict(model)))
+    generator = make("rope", layout=layout)
+    assert generator(placed, PROMPTS) == found
+    prompts = np.ones((1, 32), np.int32)
+    program = generator._generate.lower(placed, prompts, np.array([1], np.int32)).compile()
+    layers, embed, hidden = placed["blocks"]["layers"]["mlp"]["up"]["kernel"].shape
+    # Every device holds an eighth of each layer; as much as fsdp alone would leave it is too much.
+    assert f"[{layers},{embed // 8},{hidden}]" in program.as_text()
+    for pieces in (1, 2, 4):
+        assert f"[{layers},{embed // pieces},{hidden}]" not in program.as_text()
