@@ -26,16 +26,19 @@ from jaxllm.xla_flags import FlagValue
 
 Flags = tuple[tuple[str, FlagValue | None], ...]
 
-_WIDE_VMEM: Flags = (("xla_tpu_scoped_vmem_limit_kib", 65536),)
-_SPARSE_CORE_GATHERS: Flags = (("xla_tpu_enable_sparse_core_collective_offload_all_gather", True),)
+
+def _fast_memory(kib: int) -> tuple[Flags, ...]:
+    return ((("xla_tpu_scoped_vmem_limit_kib", kib),),)
+
+
 # Compiler options that help some programs and hurt others: each is tried on the best candidate.
-# More fast memory for one fusion allows larger tiles; SparseCores gather beside the compute.
+# Which share of the fast memory gives a program the best tiles, only compiling it tells.
 OPTIONAL_FLAGS: dict[str, tuple[Flags, ...]] = {
-    "v4": (_WIDE_VMEM,),
-    "v5e": (_WIDE_VMEM,),
-    "v5p": (_WIDE_VMEM,),  # gathers run on SparseCores there anyway, and on v6e
-    "v6e": (_WIDE_VMEM,),
-    "tpu7x": (_SPARSE_CORE_GATHERS, _WIDE_VMEM),
+    "v4": (),  # there is no more of it than fusions have anyway
+    "v5e": _fast_memory(65536),
+    "v5p": _fast_memory(65536),
+    "v6e": _fast_memory(49152),
+    "tpu7x": _fast_memory(32768),
 }
 
 # Within these bounds the search looks.
