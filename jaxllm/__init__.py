@@ -71,7 +71,7 @@ def plan(
     *overrides: str,
     topology: str,
     slices: int = 1,
-    budget: float = 10.0,
+    budget: float = 20.0,
     out: str | Path | None = None,
 ) -> list[Any]:
     """The `jaxllm.aot.search_outcome.Outcome`s of the ways to train that were compiled.

@@ -165,7 +165,7 @@ def plan(
     ] = None,
     budget: Annotated[
         float, typer.Option(metavar="MINUTES", help="How long candidates are compiled.")
-    ] = 10.0,
+    ] = 20.0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The fastest config; default CONFIG_TOPOLOGY.yaml."),

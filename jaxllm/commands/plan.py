@@ -101,7 +101,7 @@ def _check_worth_it(search: Search, topology: Topology, budget: float) -> None:
     """ValueError where nothing can be compiled, or nothing that was compiled could fit."""
     if budget * 60 < FIRST_COMPILE_SECONDS:
         raise ValueError(
-            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 3; give more"
+            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 5; give more"
         )
     if not search.num_open:
         raise ValueError(
