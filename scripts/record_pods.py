@@ -22,12 +22,16 @@ COMMAND = re.compile(r"# Proved without the pod: jaxllm compile \S+ --topology (
 
 
 def pods() -> dict[str, tuple[str, int]]:
-    """Config -> topology and number of slices, of every config that names its pod."""
+    """Config -> topology and number of slices, of every config that names its pod.
+
+    The config is compiled as it is shipped: its line has no key=value.
+    """
     found = {}
     for name, path in shipped_configs().items():
         command = COMMAND.search(path.read_text(encoding="utf-8"))
         if command:
-            slices = re.search(r"--slices (\d+)", command[2])
+            slices = re.fullmatch(r" --slices (\d+)", command[2])
+            assert slices or not command[2], f"{path}: cannot read {command[0]!r}"
             found[name] = (command[1], int(slices[1]) if slices else 1)
     return found
 
@@ -62,6 +66,9 @@ def golden(report: Report) -> dict:
 def main() -> None:
     recorded = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     every = pods()
+    unknown = set(sys.argv[1:]) - every.keys()
+    if unknown:
+        sys.exit(f"no such pod config: {', '.join(unknown)}; there are {', '.join(every)}")
     for name in sys.argv[1:] or every:
         recorded[name] = golden(compile_pod(name, *every[name]))
         recorded = {key: recorded[key] for key in sorted(recorded) if key in every}

@@ -1,6 +1,7 @@
 """What one scheduled instruction computes and moves, and how long that takes on a chip."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxllm.aot.collectives import OPCODES as COLLECTIVE_OPCODES
 from jaxllm.aot.hlo import HBM, Array, Computation, Instruction, Module
 from jaxllm.hardware import Chip, Tpu
+from jaxllm.kernels.attention_splash import VISITS
 
 Kind = Literal["matmul", "vector", "pallas"]
 
@@ -20,6 +22,7 @@ FREE = (
 _MATMULS = ("convolution", "dot")
 _SLICES = ("dynamic-slice", "slice", "gather")
 _SAME_BYTES = ("bitcast", "reshape", "get-tuple-element")
+_VISITS = re.compile(VISITS.format(*3 * [r"(\d+)"]))
 # What a fusion passes on untouched, or what is counted as communication.
 _PASSED_ON = ("tuple", "custom-call", *COLLECTIVE_OPCODES)
 
@@ -160,7 +163,7 @@ def attention_flops(within: Computation, kernel: Instruction) -> float:
     """FLOPs of a splash attention kernel by its operands; 0 for a kernel of another name.
 
     Forward are 2 products of T x S x H a head, backward 3 for dq and 4 for dk and dv, 5 in one
-    kernel. Of a square block mask the causal half counts; a narrower one lists what it visits.
+    kernel; of the pairs of query and key those count that the kernel visits.
     """
     name = kernel.name
     if "splash" not in name:
@@ -171,23 +174,20 @@ def attention_flops(within: Computation, kernel: Instruction) -> float:
         return 0.0
     query, key = wide[0], wide[1]
     length, keys, head_dim = query[-2], key[-2], query[-1]
-    products = 2
+    products, number = 2, 0
     if "_dq" in name:
-        products = 3
+        products, number = 3, 1
     elif "_dkv" in name:
         is_fused = len(kernel.outputs[0].shape) > len(query)
-        products = 5 if is_fused else 4
+        products, number = 5 if is_fused else 4, 2
     heads = math.prod(query[:-2])
-    return products * 2.0 * heads * length * keys * head_dim * _visited(shapes)
+    return products * 2.0 * heads * length * keys * head_dim * _visited(kernel, number)
 
 
-def _visited(shapes: list[tuple[int, ...]]) -> float:
-    """The share of all pairs of query and key that a mask of blocks, the first operand, visits."""
-    blocks = shapes[0]
-    if len(blocks) != 3 or not all(blocks[1:]):
-        return 0.5
-    rows, columns = blocks[1:]
-    return (rows + 1) / (2 * rows) if rows == columns else min(rows, columns) / max(rows, columns)
+def _visited(kernel: Instruction, number: int) -> float:
+    """The share of all pairs of query and key that a kernel's scope states; the causal half."""
+    found = _VISITS.search(kernel.op_name)
+    return int(found[1 + number]) / 1000 if found else 0.5
 
 
 def hbm_bytes(module: Module, within: Computation, instruction: Instruction) -> int:

@@ -69,29 +69,57 @@ def memory_parts(
 
 
 def saved_bytes(module: Module) -> int:
-    """Bytes in HBM that one loop of the program makes and a later one reads."""
-    entry, seen = module.entry, {}
-    for loop in entry.instructions.values():
+    """Bytes in HBM that one loop of the program makes and a later one beside it reads.
+
+    Where a batch is computed in parts, these are the loops within the loop over the parts.
+    """
+    return max(_saved_bytes(module, within) for within in module.computations.values())
+
+
+def _saved_bytes(module: Module, within: Computation) -> int:
+    seen = {}
+    for loop in within.instructions.values():
         if loop.opcode != "while":
             continue
-        state = entry.instructions[loop.operands[0]]
+        state = within.instructions[loop.operands[0]]
         for name in state.operands if state.opcode == "tuple" else ():
-            made = _made_by_loop(entry, entry.instructions[name])
-            array = entry.instructions[name].outputs[0]
+            array = within.instructions[name].outputs[0]
+            made = _made_by_loop(module, within, within.instructions[name])
             if made is not None and array.space == HBM and made[0] != loop.name:
                 seen[made] = array.bytes
     return sum(seen.values())
 
 
-def _made_by_loop(within: Computation, value: Instruction) -> tuple[str, int] | None:
-    """(loop, element) if a value is an element of a loop's result, be it moved."""
-    while value.opcode in ("copy", "bitcast", "copy-done", "copy-start") and value.operands:
-        value = within.instructions[value.operands[0]]
+def _made_by_loop(
+    module: Module, within: Computation, value: Instruction
+) -> tuple[str, int] | None:
+    """(loop, element) if a value is an element of a loop's result, be it moved.
+
+    None for what the loop only passes on, such as weights.
+    """
+    value = _moved(within, value)
     if value.opcode != "get-tuple-element":
         return None
-    loop = within.instructions[value.operands[0]]
-    index = value.attribute(r"\bindex=(\d+)")
-    return (loop.name, int(index or 0)) if loop.opcode == "while" else None
+    loop, index = within.instructions[value.operands[0]], _index(value)
+    if loop.opcode != "while":
+        return None
+    body = module.computations[loop.called["body"][0]]
+    if body.root.opcode == "tuple":
+        result = _moved(body, body.instructions[body.root.operands[index]])
+        if result.opcode == "get-tuple-element" and _index(result) == index:
+            return None
+    return loop.name, index
+
+
+def _moved(within: Computation, value: Instruction) -> Instruction:
+    """The value that another is a copy of, or itself."""
+    while value.opcode in ("copy", "bitcast", "copy-done", "copy-start") and value.operands:
+        value = within.instructions[value.operands[0]]
+    return value
+
+
+def _index(element: Instruction) -> int:
+    return int(element.attribute(r"\bindex=(\d+)") or 0)
 
 
 def read_shortage(message: str) -> tuple[float, float] | None:

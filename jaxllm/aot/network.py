@@ -15,7 +15,6 @@ from jaxllm.aot.topology import Topology
 
 HOP_SECONDS = 1e-6  # from a chip to the next, with the synchronisation of a step around a ring
 DCN_SECONDS = 1e-4  # there and back between slices
-_INNER_GROUPS = 64  # of a permute's pairs, so many are looked at
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Network:
         """The farthest pair decides; what passes a link on the way shares it."""
         sizes = (*self.topology.shape, 1, 1)[:3]
         hops = 0
-        for source, target in collective.groups[:_INNER_GROUPS]:
+        for source, target in collective.groups:
             if self.places[source][3] != self.places[target][3]:
                 return self._between_slices(collective, efficiency)
             steps = zip(

@@ -69,6 +69,8 @@ def _warnings(timeline: Timeline) -> Iterable[str]:
     if timeline.unknown_loops:
         names = ", ".join(sorted(timeline.unknown_loops))
         yield f"loops whose length the program does not say count once: {names}"
+    if timeline.uneven_loops:
+        yield "rounds that only uneven loads of experts need are not counted"
     if timeline.unknown_kernels:
         names = ", ".join(sorted(timeline.unknown_kernels))
         yield f"kernels without a cost estimate count by the bytes they move: {names}"

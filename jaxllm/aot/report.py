@@ -10,7 +10,7 @@ class CollectiveLine:
     """The collectives of one kind along the same mesh axes in a step.
 
     bytes: of the whole arrays on one device, summed over all runs. seconds: on the links.
-    exposed_seconds: of them those that compute waits for.
+    exposed_seconds: those that compute waits for, with the wait for exchanges before them.
     """
 
     kind: str

@@ -40,23 +40,23 @@ class Timeline:
 
     kinds: matmul, vector, pallas, communication (exposed) and copy (waiting for copies between
     memories, or for the chip's other cores). cycles: the compiler's estimates, summed.
-    unknown_loops: loops that are counted once. unknown_kernels: kernels whose FLOPs nobody states,
-    counted by their bytes.
+    unknown_loops: loops that are counted once. uneven_loops: loops that are not counted, because
+    they run only where the loads of experts are uneven. unknown_kernels: kernels whose FLOPs nobody
+    states, counted by their bytes.
     """
 
     seconds: float = 0.0
     cycles: float = 0.0
-    flops: float = 0.0
     kinds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     unknown_loops: set[str] = field(default_factory=set)
+    uneven_loops: set[str] = field(default_factory=set)
     unknown_kernels: set[str] = field(default_factory=set)
 
     def add(self, other: "Timeline", times: int = 1) -> None:
         """Append what runs `times` times."""
         self.seconds += times * other.seconds
         self.cycles += times * other.cycles
-        self.flops += times * other.flops
         for kind, spent in other.kinds.items():
             self.kinds[kind] += times * spent
         for key, exchange in other.exchanges.items():
@@ -65,6 +65,7 @@ class Timeline:
             mine.seconds += times * exchange.seconds
             mine.exposed += times * exchange.exposed
         self.unknown_loops |= other.unknown_loops
+        self.uneven_loops |= other.uneven_loops
         self.unknown_kernels |= other.unknown_kernels
 
 
@@ -112,6 +113,8 @@ class _Replay:
                 self._wait(key, "communication")
             case opcode if opcode.rpartition("-")[0] in _COPIES:
                 self._copy(instruction)
+            case "custom-call-start" | "custom-call-done":
+                self._host_call(instruction)
             case _:
                 found = list(self._exchanges(instruction))
                 for exchange in found:
@@ -126,7 +129,8 @@ class _Replay:
         trips = trip_count(machine.module, self._computation, loop)
         body = machine.module.computations[loop.called["body"][0]]
         if trips is None and UNEVEN_LOADS in loop.op_name:
-            trips = 0  # experts whose loads are even, which is what routers are trained for
+            self._done.uneven_loops.add(loop.name)  # routers are trained for even loads
+            return
         if trips is None:
             self._done.unknown_loops.add(loop.name)
         self._done.add(_Replay(machine, body).run(), 1 if trips is None else trips)
@@ -214,6 +218,16 @@ class _Replay:
             engine, taken = "memory", times * size / (tpu.hbm_bandwidth * assumed.hbm)
         self._ends[instruction.name] = self._begin(engine, taken)
 
+    def _host_call(self, instruction: Instruction) -> None:
+        """What the host does with its own memory, while compute goes on: an update in place."""
+        if instruction.opcode.endswith("-done"):
+            self._wait(self._started(instruction).name, "copy")
+            return
+        operands = self._computation.operand_arrays(instruction)
+        size = sum(array.bytes for types in operands for array in types if array.space == HOST)
+        rate = self._machine.network.topology.tpu.host_bandwidth * self._machine.assumed.host
+        self._ends[instruction.name] = self._begin("host", size / rate)
+
     def _call(self, instruction: Instruction) -> None:
         """A computation that another core of the chip runs, while compute goes on here."""
         if instruction.opcode.endswith("-done"):
@@ -250,4 +264,3 @@ class _Replay:
         done.seconds += taken
         done.kinds[work.kind] += taken
         done.cycles += work.cycles or 0
-        done.flops += work.flops

@@ -31,9 +31,11 @@ def compile_command(
     hlo_path: Path | None = None,
 ) -> int:
     """Compile, show one screen, write the files asked for. Returns the exit code: 1 is no fit."""
-    for path in (json_path, hlo_path):
+    for option, path in (("--json", json_path), ("--hlo", hlo_path)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent} to write into")
+            raise ValueError(f"{option} {path}: there is no folder {path.parent} to write into")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{option} {path}: that is a folder; give the name of a file")
     report = compile_config(config, parse_topology(topology, num_slices=slices), hlo_path=hlo_path)
     show_report(report)
     if json_path is not None:
@@ -49,6 +51,11 @@ def compile_config(
     hlo_path: a file for the scheduled program. ValueError for a config that cannot work there,
     before anything is compiled.
     """
+    if "xla_dump_to" in config.xla_flags:
+        raise ValueError(
+            "xla_flags.xla_dump_to: compile reads the compiler's files itself; take it out, and "
+            "give --hlo FILE for the program"
+        )
     layout = check_devices(config, topology_devices(topology))
     parts = assemble(config, layout=layout, vocab_size=stated_vocab_size(config))
     rows, length = config.data.global_batch_size, config.data.sequence_length

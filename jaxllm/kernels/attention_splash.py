@@ -19,6 +19,11 @@ from jaxllm.parallel.zigzag import Shard, zigzag_order
 
 LANES = 128  # positions that the kernel's tiles are multiples of
 
+# The scope that a kernel runs in: which thousandths of all pairs of query and key it computes,
+# forward, for the gradients of queries, and for those of keys and values. A compiled program does
+# not say, because the mask is data to it.
+VISITS = "visits_{}_{}_{}"
+
 # The name under which a remat policy may keep the kernel's result and log-sum-exp.
 RESIDUALS = "attention"
 
@@ -146,14 +151,16 @@ def attend(
         interpret=interpret,
         residual_checkpoint_name=RESIDUALS,
     )
+    scope = visits(kernel, S, S)
     if shard is not None:
         kernel = jax.tree.map(lambda leaf: _part(leaf, shard), kernel)
-    out_BNTH = jax.vmap(kernel)(
-        (q_BTNH * q_BTNH.shape[3] ** -0.5).swapaxes(1, 2),
-        k_BSKH.swapaxes(1, 2),
-        v_BSKH.swapaxes(1, 2),
-        _segments(query_segments_BT, key_segments_BS),
-    )
+    with jax.named_scope(scope):
+        out_BNTH = jax.vmap(kernel)(
+            (q_BTNH * q_BTNH.shape[3] ** -0.5).swapaxes(1, 2),
+            k_BSKH.swapaxes(1, 2),
+            v_BSKH.swapaxes(1, 2),
+            _segments(query_segments_BT, key_segments_BS),
+        )
     return out_BNTH.swapaxes(1, 2)
 
 
@@ -185,9 +192,10 @@ def block_forward(
         interpret=interpret,
         save_residuals=True,
     )
-    out_BNTH, (log_normalizer_BNT,) = jax.vmap(kernel)(
-        q_BNTH, k_BKSH, v_BKSH, _segments(query_segments_BT, key_segments_BS)
-    )
+    with jax.named_scope(visits(kernel, q_BNTH.shape[2], k_BKSH.shape[2])):
+        out_BNTH, (log_normalizer_BNT,) = jax.vmap(kernel)(
+            q_BNTH, k_BKSH, v_BKSH, _segments(query_segments_BT, key_segments_BS)
+        )
     return out_BNTH, log_normalizer_BNT
 
 
@@ -224,7 +232,10 @@ def block_backward(
         return gradients[3:6]  # after those of the three descriptions of the mask
 
     segments = _segments(query_segments_BT, key_segments_BS)
-    return jax.vmap(one_row)(q_BNTH, k_BKSH, v_BKSH, segments, out_BNTH, log_normalizer_BNT, g_BNTH)
+    with jax.named_scope(visits(kernel, q_BNTH.shape[2], k_BKSH.shape[2])):
+        return jax.vmap(one_row)(
+            q_BNTH, k_BKSH, v_BKSH, segments, out_BNTH, log_normalizer_BNT, g_BNTH
+        )
 
 
 def _kernel(
@@ -280,6 +291,23 @@ def _built(
             interpret=interpret,
         )
         return jax.tree.map(np.asarray, kernel)  # belongs to no device, nor to one trace
+
+
+def visits(kernel: Any, num_queries: int, num_keys: int) -> str:
+    """The scope `VISITS` of a kernel of a whole mask, of which shards have equal parts."""
+    sizes = kernel.kwargs["block_sizes"]
+
+    def thousandths(mask: Any, query: int, key: int) -> int:
+        if mask is None or mask.block_mask is None:  # no such kernel; every block
+            return 1000
+        visited = int(np.count_nonzero(mask.block_mask)) * query * key
+        return round(1000 * visited / (mask.block_mask.shape[0] * num_queries * num_keys))
+
+    return VISITS.format(
+        thousandths(kernel.fwd_mask_info, sizes.block_q, sizes.block_kv),
+        thousandths(kernel.dq_mask_info, sizes.block_q_dq, sizes.block_kv_dq),
+        thousandths(kernel.dkv_mask_info, sizes.block_q_dkv, sizes.block_kv_dkv),
+    )
 
 
 def divisor(length: int, at_most: int) -> int:

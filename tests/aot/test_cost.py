@@ -17,6 +17,7 @@ from jaxllm.aot.cost import (
 )
 from jaxllm.aot.hlo import parse_hlo
 from jaxllm.hardware import TPUS, find_chip
+from jaxllm.kernels.attention_splash import VISITS
 from tests.aot.programs import EXCHANGES
 from tests.tiny import fast
 
@@ -136,22 +137,23 @@ def test_a_kernel_costs_what_its_author_states():
     assert seconds(work, assumed=EXPECTED, **V5E) == pytest.approx(2e-5)
 
 
-def splash(name, *, blocks="8,8", out="bf16[2,4,1024,64]"):
-    lines = f"""  %mask = s8[1,{blocks}] parameter(0)
+def splash(name, *, scope="attention", out="bf16[2,4,1024,64]"):
+    lines = f"""  %mask = s8[1,8,8] parameter(0)
   %q = bf16[2,4,1024,64] parameter(1)
   %k = bf16[2,4,1024,64] parameter(2)
-  ROOT %{name} = {out} custom-call(%mask, %q, %k), custom_call_target="tpu_custom_call" """
+  ROOT %{name} = {out} custom-call(%mask, %q, %k), custom_call_target="tpu_custom_call", \
+metadata={{op_name="jit(f)/transpose(jvp({scope}))/vmap()/splash"}}"""
     module = entry(lines)
     return attention_flops(module.entry, module.entry.root)
 
 
-def test_attention_kernels_by_their_shapes():
+def test_attention_kernels_by_their_shapes_and_what_they_visit():
     one_product = 2.0 * 2 * 4 * 1024 * 1024 * 64
-    causal = 9 / 16  # of 8 x 8 blocks those on and below the diagonal, 36 of 64
-    assert splash("splash_mha_fwd.1") == pytest.approx(2 * one_product * causal)
-    assert splash("splash_mha_dq.1") == pytest.approx(3 * one_product * causal)
-    assert splash("splash_mha_dkv.1") == pytest.approx(4 * one_product * causal)
-    fused = splash("splash_mha_dkv.1", out="bf16[2,8,4,1024,64]")
-    assert fused == pytest.approx(5 * one_product * causal)
-    assert splash("splash_mha_fwd.1", blocks="8,2") == pytest.approx(2 * one_product / 4)
+    scope = VISITS.format(100, 200, 300)
+    assert splash("splash_mha_fwd.1") == pytest.approx(2 * one_product / 2)
+    assert splash("splash_mha_fwd.1", scope=scope) == pytest.approx(2 * one_product * 0.1)
+    assert splash("splash_mha_dq.1", scope=scope) == pytest.approx(3 * one_product * 0.2)
+    assert splash("splash_mha_dkv.1", scope=scope) == pytest.approx(4 * one_product * 0.3)
+    fused = splash("splash_mha_dkv.1", scope=scope, out="bf16[2,8,4,1024,64]")
+    assert fused == pytest.approx(5 * one_product * 0.3)
     assert splash("another_kernel.1") == 0

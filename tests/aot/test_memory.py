@@ -14,6 +14,24 @@ from jaxllm.aot.memory import (
 )
 from tests.aot.programs import LOOPS
 
+# The first loop writes a row a turn of what the second one reads.
+FILLING = LOOPS.replace(
+    "  ROOT %out = (s32[], f32[64]{0:T(128)S(1)}, f32[4,64]{1,0:T(8,128)}) tuple(%next, %y, %all)",
+    """  %row = f32[1,64]{1,0:T(8,128)} bitcast(%y)
+  %filled = f32[4,64]{1,0:T(8,128)} dynamic-update-slice(%all, %row, %i, %i)
+  ROOT %out = (s32[], f32[64]{0:T(128)S(1)}, f32[4,64]{1,0:T(8,128)}) tuple(%next, %y, %filled)""",
+)
+# The same within a loop over parts of a batch.
+IN_PARTS = (
+    FILLING.replace("ENTRY %main", "%part")
+    + """
+ENTRY %whole (b: f32[64]) -> f32[64] {
+  %b = f32[64]{0:T(128)S(1)} parameter(0)
+  ROOT %called = f32[64]{0:T(128)S(1)} call(%b), to_apply=%part
+}
+"""
+)
+
 SHORTAGE = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
     "required for HLO temporaries (23.75G) exceeds available HBM (15.75G). HLO module: jit_step."
@@ -53,13 +71,16 @@ def test_a_refusal_for_another_reason(message):
 
 
 def test_what_the_first_loop_keeps_for_the_second():
-    assert saved_bytes(parse_hlo(LOOPS)) == 4 * 64 * 4  # not the 64 floats that lie in VMEM
-    alone = LOOPS.replace("tuple(%begin, %b, %kept)", "tuple(%begin, %b, %nothing)")
+    assert FILLING != LOOPS
+    assert saved_bytes(parse_hlo(FILLING)) == 4 * 64 * 4  # not the 64 floats that lie in VMEM
+    assert saved_bytes(parse_hlo(IN_PARTS)) == 4 * 64 * 4
+    assert saved_bytes(parse_hlo(LOOPS)) == 0  # weights, say, that it only passes on
+    alone = FILLING.replace("tuple(%begin, %b, %kept)", "tuple(%begin, %b, %nothing)")
     assert saved_bytes(parse_hlo(alone)) == 0
 
 
 def test_the_parts_make_up_the_peak():
-    parts = memory_parts(parse_hlo(LOOPS), peak=10_000, parameters=1000, optimizer=2000)
+    parts = memory_parts(parse_hlo(FILLING), peak=10_000, parameters=1000, optimizer=2000)
     assert (parts.parameters, parts.optimizer, parts.activations) == (1000, 2000, 1024)
     assert parts.temporaries == 10_000 - 1000 - 2000 - 1024
     without = memory_parts(None, peak=10_000, parameters=1000, optimizer=2000)

@@ -7,7 +7,15 @@ import pytest
 
 from jaxllm.kernels import attention_splash
 from jaxllm.kernels.attention_request import AttentionRequest
-from jaxllm.kernels.attention_splash import Blocks, Mask, attend, divisor, why_not
+from jaxllm.kernels.attention_splash import (
+    Blocks,
+    Mask,
+    _kernel,
+    attend,
+    divisor,
+    visits,
+    why_not,
+)
 from jaxllm.parallel.zigzag import zigzag_order
 
 from .attention_reference import causal_mask, check, random_case, reference, with_gradients
@@ -58,6 +66,25 @@ def test_every_block_of_a_mask(window, num_shards):
     for row, column in np.ndindex(8, 8):
         block = slice(128 * row, 128 * row + 128), slice(128 * column, 128 * column + 128)
         np.testing.assert_array_equal(built[block], expected[block])
+
+
+@pytest.mark.parametrize(
+    ("mask", "shares"),
+    [
+        # Blocks of 1,024: of 4 x 4 those on and below the diagonal.
+        (Mask(4096, 4096), "625_1000_625"),
+        # Backward in key blocks of 2,048, of which 20 of 8 x 4 have something to see.
+        (Mask(8192, 8192), "562_1000_625"),
+        (Mask(8192, 8192, is_causal=False), "1000_1000_1000"),
+        # 30 of 8 x 8, and 18 of 8 x 4.
+        (Mask(8192, 8192, window=4096), "469_1000_562"),
+        # Too long to be fused: as many blocks in all three.
+        (Mask(32768, 32768, num_shards=4), "516_516_516"),
+    ],
+)
+def test_a_kernel_says_which_part_of_all_pairs_it_visits(mask, shares):
+    kernel = _kernel(mask, head_dim=128, soft_cap=None, chip="v5e", interpret=False)
+    assert visits(kernel, mask.num_queries, mask.num_keys) == f"visits_{shares}"
 
 
 def test_blocks_divide_the_length():

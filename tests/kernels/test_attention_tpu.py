@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxllm.aot.hlo import parse_hlo
 from jaxllm.kernels.attention import attention
 from jaxllm.kernels.attention_splash import BLOCKS, attend
 from jaxllm.parallel.mesh import ParallelConfig
@@ -70,6 +71,15 @@ def test_compiles_for_a_pod(parallel, options, collective, monkeypatch):
     assert "splash_mha_fwd_segmented" in text
     assert "splash_mha_dkv_segmented" in text
     assert collective is None or collective in text
+    kernels = [
+        each
+        for computation in parse_hlo(text).computations.values()
+        for each in computation.instructions.values()
+        if each.target == "tpu_custom_call"
+    ]
+    assert len(kernels) >= 2
+    # 512 positions are one block, or a few of which each has something to see.
+    assert all("visits_1000_1000_1000" in each.op_name for each in kernels)
 
 
 @pytest.mark.slow
