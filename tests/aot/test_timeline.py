@@ -7,7 +7,7 @@ from jaxllm.aot.hlo import parse_hlo
 from jaxllm.aot.network import DCN_SECONDS, Network
 from jaxllm.aot.timeline import Machine
 from jaxllm.aot.topology import parse_topology
-from jaxllm.hardware import find_chip
+from jaxllm.hardware import TPUS, find_chip
 from tests.aot.programs import EXCHANGES, LOOPS, TRANSFER
 
 MATMUL = 2e-3  # 3,000,000 cycles of a v5e
@@ -135,7 +135,21 @@ def test_rounds_for_uneven_loads_do_not_count():
     assert marked != text
     done = replay(marked)
     assert done.unknown_loops == set()
+    assert done.uneven_loops == {"first", "second"}
     assert done.cycles == 0
+
+
+def test_the_hosts_own_work_takes_its_part_and_not_the_chips():
+    """It puts a slice into an array; nothing of the array passes the chip's memory."""
+    call = """  %begun = ((f32[64,64], f32[1,64]), f32[64,64], s32[]) \
+custom-call-start(%kept, %part), custom_call_target="HostExecute"
+  ROOT %done = f32[64,64] custom-call-done(%begun)"""
+    arrays = "  %kept = f32[64,64]{1,0} parameter(0)\n  %part = f32[1,64]{1,0:S(5)} parameter(1)\n"
+    done = replay(
+        f"HloModule m, is_scheduled=true\n\nENTRY %main () -> f32[64,64] {{\n{arrays}{call}\n}}\n"
+    )
+    rate = TPUS["v5e"].host_bandwidth * EXPECTED.host
+    assert dict(done.kinds) == {"copy": pytest.approx(64 * 4 / rate)}
 
 
 def test_a_loop_without_a_count_is_named():
