@@ -89,6 +89,7 @@ def plan(
         slices=slices,
         budget=budget,
         out=None if out is None else Path(out),
+        is_written=out is not None,
     )
 
 

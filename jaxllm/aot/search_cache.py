@@ -1,7 +1,7 @@
 """Results of compiles on disk, so that a search that was stopped goes on where it was.
 
 A result's name is a hash of all that decides it: the config as far as the step depends on it, the
-candidate, the slice, the compiler's version and jaxllm's own source.
+candidate, the slice, versions of what builds the program, and jaxllm's own source.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from jaxllm.aot.search_space import Candidate
 # Where the step, and what is read from its program, come from.
 _SOURCES = (
     *("aot", "kernels", "models", "nn", "objectives", "optim", "parallel", "training"),
-    *("hardware.py", "xla_flags.py", "commands/assembly.py", "commands/compile.py"),
+    *("config.py", "hardware.py", "schema.py", "xla_flags.py", "data/batch.py"),
+    *("commands/assembly.py", "commands/compile.py", "commands/compile_report.py"),
 )
 
 
@@ -65,12 +66,16 @@ class ResultCache:
 @cache
 def source_hash() -> str:
     """A hash of the source that decides the program and what is read from it."""
-    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for source in _SOURCES:
-        path = package / source
-        files = [path] if path.is_file() else sorted(path.rglob("*.py"))
-        for file in files:
-            if not file.name.startswith("search"):
-                digest.update(file.name.encode() + file.read_bytes())
+    for file in source_files():
+        digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def source_files() -> list[Path]:
+    """The files of `source_hash`: all that a result may depend on, but not the search itself."""
+    found: list[Path] = []
+    for source in _SOURCES:
+        path = Path(__file__).parents[1] / source
+        found += [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return [file for file in found if not file.name.startswith("search")]

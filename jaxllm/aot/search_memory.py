@@ -29,13 +29,12 @@ _SURE = 0.9
 class MemoryEstimate:
     """Bytes on one device. lower: surely taken. state: parameters and optimizer, exact.
 
-    work: an estimate of all else at the fullest moment. host: in host memory.
+    work: an estimate of all else at the fullest moment.
     """
 
     lower: float
     state: float
     work: float
-    host: float
 
     @property
     def expected(self) -> float:
@@ -51,7 +50,8 @@ def estimate_memory(workload: Workload, candidate: Candidate) -> MemoryEstimate:
     kept, away = kept_bytes(workload, share, candidate)
     parts = candidate.num_microbatches
     head = share.head_size * _BF16
-    logits = head_tokens(share) / parts * workload.vocab_size / share.layout.degree("act_vocab")
+    tokens = head_tokens(share) / (parts * workload.num_chunks)  # whose logits there are at once
+    logits = tokens * workload.vocab_size / share.layout.degree("act_vocab")
     loss = _LIVE_LOGITS * logits * _BF16 + head
     layer = tokens_at_once(share, candidate) * _live_width(workload, share)
     layer += _LIVE_LAYERS * share.layer_size
@@ -62,8 +62,7 @@ def estimate_memory(workload: Workload, candidate: Candidate) -> MemoryEstimate:
     if is_away:
         work = max(work, share.gradient_bytes + share.optimizer_bytes)
     sure = state + kept + (share.block_gradient_bytes if model.is_scanned else 0)
-    host = away + (share.optimizer_bytes if is_away else 0)
-    return MemoryEstimate(lower=_SURE * sure, state=state, work=work, host=host)
+    return MemoryEstimate(lower=_SURE * sure, state=state, work=work)
 
 
 def kept_bytes(workload: Workload, share: Share, candidate: Candidate) -> tuple[float, float]:

@@ -128,6 +128,12 @@ def check(parallel: ParallelConfig, num_microbatches: int, workload: Workload) -
             f"training.num_microbatches={num_microbatches} does not divide "
             f"data.global_batch_size={rows}"
         )
+    chunks = workload.num_chunks * layout.degree("length")
+    if workload.length % chunks:
+        raise ValueError(
+            f"objective.num_chunks={workload.num_chunks} on parallel.context={parallel.context} "
+            f"does not divide data.sequence_length={workload.length}"
+        )
     part = rows // num_microbatches
     check_batch(layout, part, key="data.global_batch_size")
     check_length(layout, workload.length, key="data.sequence_length")

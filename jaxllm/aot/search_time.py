@@ -22,7 +22,7 @@ from jaxllm.parallel.layouts import MeshAxis
 
 _BF16 = 2
 _TILE = 256  # products narrower than a multiple of it leave parts of the matrix units idle
-_BLOCK = 512  # of attention: blocks on the diagonal are computed whole
+_BLOCK = 1024  # of attention: blocks on the diagonal are computed whole
 # Passes over a token's numbers, forward, again and backward; from compiled 7B programs.
 _EMBED_PASSES, _HIDDEN_PASSES = 12, 6
 _STATE_PASSES = 7  # of the optimizer over float32 weights: five reads, two writes and the gradient

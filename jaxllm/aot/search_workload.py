@@ -39,8 +39,9 @@ class Piece:
 class Workload:
     """A model and its batch. specs: its weights; optimizer: the arrays of the optimizer's state.
 
-    rows: of a batch, over all devices. weight_copies: as many float32 copies of the weights are
-    kept (2 with a moving average). offload_optimizer: its state lies in host memory in any layout.
+    rows: of a batch, over all devices. num_chunks: parts of a row whose logits are computed one
+    after the other. weight_copies: as many float32 copies of the weights are kept (2 with a moving
+    average). offload_optimizer: its state lies in host memory in any layout.
     """
 
     model: DecoderConfig
@@ -48,6 +49,7 @@ class Workload:
     optimizer: tuple[Piece, ...]
     rows: int
     length: int
+    num_chunks: int = 1
     weight_copies: int = 1
     offload_optimizer: bool = False
 

@@ -33,19 +33,20 @@ def plan(
     slices: int = 1,
     budget: float,
     out: Path | None = None,
+    is_written: bool = True,
     with_scaling: bool = False,
 ) -> list[Outcome]:
     """Search, show the ranking, write the winner. Returns the ranking, the fastest first.
 
     budget: minutes in which compiles may begin that are expected to end in them. out: the file of
-    the winner, by default `default_out`; none is written where nothing fits. ValueError for what
-    cannot be planned, before anything is compiled.
+    the winner, by default `default_out`; there is none where nothing fits, or is_written is false.
+    ValueError for what cannot be planned, before anything is compiled.
     """
     config = load_config(config_file, overrides)
     chosen = parse_topology(topology, num_slices=slices)
     out = out or default_out(config_file, chosen)
-    if out.resolve() == config_file.resolve():
-        raise ValueError(f"--out {out}: that is the config itself; give another file")
+    if is_written:
+        _check_out(out, config_file)
     screen, workload = PlanScreen(), workload_of(config)
     search = find_best(config, workload, chosen, budget=budget, screen=screen)
     screen.show(ranking_table(search.ranking(), width=screen.width))
@@ -58,8 +59,9 @@ def plan(
         return search.ranking()
     if with_scaling:
         show_scaling(workload, search, chosen, screen)
-    write_winner(config_file, overrides, search.best, chosen, out)
-    screen.say(f"the fastest is written to {out}: jaxllm train {out}")
+    if is_written:
+        write_winner(config_file, overrides, search.best, chosen, out)
+        screen.say(f"the fastest is written to {out}: jaxllm train {out}")
     screen.say("predictions rank layouts and programs; they do not promise a speed")
     return search.ranking()
 
@@ -67,7 +69,7 @@ def plan(
 def find_best(
     config: RunConfig, workload: Workload, topology: Topology, *, budget: float, screen: PlanScreen
 ) -> Search:
-    """The search after its budget. Ctrl-C shows what was found so far and goes on upwards."""
+    """The search after its budget. Ctrl-C and SIGTERM show what was found and go on upwards."""
     require_libtpu()
     search = make_search(workload, topology, flags_set=set(config.xla_flags))
     cache = result_cache(config, topology, vocab_size=workload.vocab_size)
@@ -90,7 +92,7 @@ def find_best(
                 may_start=may_start,
                 on_change=lambda: screen.update(search),
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             screen.show(ranking_table(search.ranking(), width=screen.width))
             screen.say("what is finished is kept; the same command goes on from it")
             raise
@@ -101,7 +103,8 @@ def _check_worth_it(search: Search, topology: Topology, budget: float) -> None:
     """ValueError where nothing can be compiled, or nothing that was compiled could fit."""
     if budget * 60 < FIRST_COMPILE_SECONDS:
         raise ValueError(
-            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 5; give more"
+            f"--budget {budget:g}: minutes too few for one compile, which takes 1 to 5; "
+            f"give {FIRST_COMPILE_SECONDS / 60:g} or more"
         )
     if not search.num_open:
         raise ValueError(
@@ -109,6 +112,16 @@ def _check_worth_it(search: Search, topology: Topology, budget: float) -> None:
             f"{topology.tpu.hbm_limit_gib:g} GiB of a device; give a larger slice, or ask "
             "--smallest which one would do"
         )
+
+
+def _check_out(out: Path, config_file: Path) -> None:
+    """ValueError for a file that could not be written in the end."""
+    if out.resolve() == config_file.resolve():
+        raise ValueError(f"--out {out}: that is the config itself; give another file")
+    if out.is_dir():
+        raise ValueError(f"--out {out}: that is a folder; give a file")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
 
 
 def default_out(config_file: Path, topology: Topology) -> Path:

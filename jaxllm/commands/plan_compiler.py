@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import psutil
@@ -21,15 +23,19 @@ from jaxllm.aot.search_space import Candidate
 from jaxllm.aot.topology import Topology, compiler_versions
 from jaxllm.config import RunConfig, dump_yaml, parse_config
 
-FIRST_COMPILE_SECONDS = 60.0  # what the first is expected to take; later ones go by it
+FIRST_COMPILE_SECONDS = 120.0  # what the first is expected to take; later ones go by it
 _REFUSED = 2  # exit code of a config that cannot work
+_EXIT_INTERRUPTED = 75  # the same command goes on
 _COMPILE_GIB = 4  # of host memory, that a compile takes at most
 
 
 def num_workers() -> int:
     """Compiles at a time: one a core, as far as the memory reaches."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # on Linux: those that this process may use
+        cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().available / 2**30
-    return max(1, min(os.cpu_count() or 1, int(memory / _COMPILE_GIB)))
+    return max(1, min(cores, int(memory / _COMPILE_GIB)))
 
 
 def with_candidate(config: RunConfig, candidate: Candidate) -> RunConfig:
@@ -56,6 +62,7 @@ def result_cache(config: RunConfig, topology: Topology, *, vocab_size: int) -> R
     """The results of this config on this slice, whatever its layout says now."""
     folder = None if config.plan_cache is None else Path(config.plan_cache).expanduser()
     model = config.model.model_dump(mode="json", exclude={"remat", "offload"})
+    libraries = {name: metadata.version(name) for name in ("flax", "optax")}
     return ResultCache(
         folder,
         {
@@ -66,7 +73,7 @@ def result_cache(config: RunConfig, topology: Topology, *, vocab_size: int) -> R
             "batch": [config.data.global_batch_size, config.data.sequence_length],
             "xla_flags": config.xla_flags,
             "topology": [topology.name, topology.num_slices],
-            "versions": compiler_versions() | {"jaxllm": source_hash()},
+            "versions": compiler_versions() | libraries | {"jaxllm": source_hash()},
         },
     )
 
@@ -74,7 +81,8 @@ def result_cache(config: RunConfig, topology: Topology, *, vocab_size: int) -> R
 class StepCompiler:
     """Compiles candidates of one config on one slice, `num_workers` at a time, as `compile` does.
 
-    seconds: how long each took here. Used in a `with`, whose end stops what still compiles.
+    seconds: how long each took here. Used in a `with`, whose end stops what still compiles; within
+    it SIGTERM raises SystemExit(75), so that no compile outlives this process.
     """
 
     def __init__(self, config: RunConfig, topology: Topology, cache: ResultCache, num_workers: int):
@@ -82,6 +90,7 @@ class StepCompiler:
         self._threads = ThreadPoolExecutor(num_workers)
         self._processes: set[subprocess.Popen] = set()
         self._lock, self._is_stopped = threading.Lock(), False
+        self._handler: Any = None
         self.seconds: list[float] = []
 
     def submit(self, candidate: Candidate) -> Future[Outcome]:
@@ -89,6 +98,10 @@ class StepCompiler:
         return self._threads.submit(self._compile, candidate)
 
     def __enter__(self) -> Self:
+        # Only the main thread may set handlers; one from outside Python could not be put back.
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGTERM) is not None:
+            self._handler = signal.signal(signal.SIGTERM, _leave)
         return self
 
     def __exit__(
@@ -97,11 +110,15 @@ class StepCompiler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._lock:
-            self._is_stopped = True
-            for process in self._processes:
-                process.kill()
-        self._threads.shutdown(cancel_futures=True)
+        try:
+            with self._lock:
+                self._is_stopped = True
+                for process in self._processes:
+                    process.kill()
+            self._threads.shutdown(cancel_futures=True)
+        finally:
+            if self._handler is not None:
+                signal.signal(signal.SIGTERM, self._handler)
 
     def _compile(self, candidate: Candidate) -> Outcome:
         begin = time.monotonic()
@@ -134,6 +151,7 @@ class StepCompiler:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
+                env={**os.environ, "TMPDIR": str(report.parent)},  # so that they go if it is killed
                 start_new_session=True,  # ctrl-C is for the parent, which stops its children
             )
             self._processes.add(process)
@@ -143,6 +161,12 @@ class StepCompiler:
             with self._lock:
                 self._processes.discard(process)
         return process.returncode, said
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Unwind as after ctrl-C. Further SIGTERMs, as `timeout` sends, must not interrupt that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(_EXIT_INTERRUPTED)
 
 
 _JAXLLM = (sys.executable, "-m", "jaxllm.cli")

@@ -60,8 +60,9 @@ def show_scaling(
 def scaled_steps(workload: Workload, search: Search, topology: Topology) -> list[ScaledStep]:
     """The planned slice as compiled, and others by the arithmetic that its compiles corrected.
 
-    The remat policy and microbatches of the winner are kept, its layout is chosen anew. Chips on
-    which no layout fits, or whose share of the rows is no whole number, are left out.
+    The winner's remat policy, microbatches and compiler options are kept, its layout is chosen
+    anew. Chips on which no layout fits, or whose share of the rows is no whole number, are left
+    out.
     """
     assert search.best is not None, "nothing to scale"
     planned, best = num_chips(topology), search.best
@@ -119,8 +120,16 @@ def _extrapolated(workload: Workload, search: Search, topology: Topology) -> Sca
     if not fitting:
         return None
     chosen = min(fitting, key=lambda candidate: expected[candidate].seconds)
-    seconds = expected[chosen].seconds
+    seconds = expected[chosen].seconds * _flags_factor(search)
     return _step(workload, topology, chosen, seconds, "extrapolated")
+
+
+def _flags_factor(search: Search) -> float:
+    """What its compiler options make of the winner's step; arithmetic knows nothing of them."""
+    assert search.best is not None
+    base = replace(search.best.candidate, flags=())
+    without = [each.seconds for each in search.outcomes if each.candidate == base and each.fits]
+    return search.best.seconds / without[0] if without else 1.0
 
 
 def _step(

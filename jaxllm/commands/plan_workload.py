@@ -71,6 +71,7 @@ def workload_of(config: RunConfig) -> Workload:
         tuple(pieces),
         rows=config.data.global_batch_size,
         length=config.data.sequence_length,
+        num_chunks=config.objective.num_chunks,
         weight_copies=1 if config.training.ema is None else 2,
         offload_optimizer=config.parallel.offload_optimizer,
     )

@@ -1,9 +1,14 @@
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 from searches import report
 
-from jaxllm.aot.search_cache import ResultCache, source_hash
+from jaxllm.aot.search_cache import ResultCache, source_files, source_hash
 from jaxllm.aot.search_outcome import Outcome
 from jaxllm.aot.search_space import Candidate
+from jaxllm.commands import assembly, compile, compile_report
 from jaxllm.parallel.mesh import ParallelConfig
 
 CANDIDATE = Candidate(ParallelConfig(fsdp=8, tensor=2), "qkv", "none", 2)
@@ -57,3 +62,15 @@ def test_no_folder_keeps_nothing(tmp_path):
 def test_the_source_has_one_hash():
     assert source_hash() == source_hash()
     assert len(source_hash()) == 16
+
+
+def test_what_compiles_a_step_and_reports_on_it_is_hashed():
+    imported = set()
+    for module in (assembly, compile, compile_report):
+        text = Path(module.__file__).read_text()
+        imported |= set(re.findall(r"^from (jaxllm\.[\w.]+) import", text, re.MULTILINE))
+    # One only prints, the other's answer is in a result's name.
+    imported -= {"jaxllm.commands.compile_screen", "jaxllm.data.vocabulary"}
+    files = {Path(importlib.util.find_spec(name).origin) for name in imported}
+    assert len(files) > 10
+    assert files <= set(source_files())

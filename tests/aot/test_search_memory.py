@@ -57,3 +57,13 @@ def test_the_bound_is_below_the_estimate_and_both_fall_where_they_must():
     assert expected(FSDP_16, "matmuls", "qkv") < expected(FSDP_16, "matmuls")
     zero1 = ParallelConfig(fsdp=16, layout="zero1")
     assert expected(FSDP_16, "full") < expected(zero1, "full")
+
+
+def test_logits_in_chunks_need_less():
+    candidate = Candidate(FSDP_16, "full", "none", 1)
+    whole, chunked = (
+        estimate_memory(llama2_7b("model.vocab_size=256000", *chunks), candidate)
+        for chunks in ((), ("objective.num_chunks=8",))
+    )
+    assert chunked.expected < whole.expected
+    assert chunked.lower == whole.lower

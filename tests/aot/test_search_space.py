@@ -52,6 +52,8 @@ def test_axes_are_opened_by_what_needs_them(config_file):
     long = meshes("data.sequence_length=32768", num_devices=8)
     assert {mesh.context for mesh in long} == {1, 2, 4, 8}
     assert {mesh.context_attention for mesh in long} == {"all_gather", "ring", "ulysses"}
+    chunked = meshes("data.sequence_length=32768", "objective.num_chunks=8192", num_devices=8)
+    assert {mesh.context for mesh in chunked} == {1, 2, 4}  # a chunk of no position is none
     deep = meshes("model.num_layers=48", "data.global_batch_size=512", num_devices=32)
     assert {mesh.stage for mesh in deep} >= {1, 2, 4}
     sliced = meshes(num_devices=8, num_slices=2)

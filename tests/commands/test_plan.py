@@ -1,11 +1,15 @@
+import os
 import signal
 import sys
+import tempfile
 import time
+from dataclasses import replace
 
 import pytest
 from searches import TINY, llama2_7b, report
 
 from jaxllm import cli
+from jaxllm import plan as plan_in_python
 from jaxllm.aot.search import Search
 from jaxllm.aot.search_space import Candidate, abstract_layout, candidates
 from jaxllm.aot.topology import parse_topology
@@ -119,8 +123,18 @@ def test_the_winner_is_written_and_the_next_plan_takes_the_results_over(
     # What broke may have been the machine's fault, so that it alone is tried again.
     assert compiled()[4:] == ["none"]
 
+    written.unlink()
+    ranking = plan_in_python(config_file, "data.global_batch_size=32", topology="v5e:2x2")
+    assert ranking[0].candidate == winner
+    assert not written.exists()  # it was not asked for
 
-def test_a_plan_that_was_stopped_goes_on(config_file, jaxllm, compiles, monkeypatch):
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, cli.EXIT_CTRL_C), (signal.SIGTERM, cli.EXIT_INTERRUPTED)],
+    ids=["ctrl-C", "SIGTERM"],
+)
+def test_a_plan_that_was_stopped_goes_on(number, code, config_file, jaxllm, compiles, monkeypatch):
     compiled = compiles(can_fit=True)
     monkeypatch.setattr(plan, "num_workers", lambda: 1)
     kept = plan.PlanScreen.update
@@ -128,17 +142,18 @@ def test_a_plan_that_was_stopped_goes_on(config_file, jaxllm, compiles, monkeypa
     def interrupt(screen, search):
         kept(screen, search)
         if len(search.outcomes) == 2:
-            raise KeyboardInterrupt
+            assert signal.getsignal(number) != signal.SIG_DFL
+            signal.raise_signal(number)
 
     monkeypatch.setattr(plan.PlanScreen, "update", interrupt)
     command = ("plan", config_file, "--topology", "v5e:2x2")
-    code, shown, _ = jaxllm(*command)
-    assert code == cli.EXIT_CTRL_C
+    ended, shown, _ = jaxllm(*command)
+    assert ended == code
     assert "the same command goes on from it" in shown
     before = compiled()
     monkeypatch.setattr(plan.PlanScreen, "update", kept)
-    code, shown, _ = jaxllm(*command)
-    assert code == 0
+    ended, shown, _ = jaxllm(*command)
+    assert ended == 0
     assert "results of an earlier plan are taken over" in shown
     assert 4 <= len(compiled()) <= len(before) + 2
 
@@ -166,29 +181,59 @@ def test_nothing_that_fits_is_said(config_file, tmp_path, jaxllm, compiles):
             "--topology v5e:1x1: every layout surely needs more than the 15.75 GiB",
         ),
         (("--topology", "v5e:2x2", "--out", "{config}"), "that is the config itself"),
+        (("--topology", "v5e:2x2", "--out", "{folder}"), "that is a folder; give a file"),
+        (
+            ("--topology", "v5e:2x2", "--out", "{folder}/no/x.yaml"),
+            "there is no folder {folder}/no;",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused(arguments, said, config_file, jaxllm):
-    given = [argument.format(config=config_file) for argument in arguments]
+    places = {"config": config_file, "folder": config_file.parent}
+    given = [argument.format(**places) for argument in arguments]
     code, _, error = jaxllm("plan", config_file, *given)
     assert code == cli.EXIT_USAGE
-    assert said in error
+    assert said.format(**places) in error
 
 
-def test_a_stopped_compiler_leaves_no_process_and_no_result(config_file, compiles):
-    compiles(text="import time\ntime.sleep(60)")
+def test_a_stopped_compiler_leaves_nothing(config_file, tmp_path, compiles, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    begun = compiles(
+        text="import tempfile, time\ntempfile.mkdtemp()\n"
+        "open({log!r}, 'w').write('begun')\ntime.sleep(60)"
+    )
     config, topology = load_config(config_file), parse_topology("v5e:2x2")
     cache = result_cache(config, topology, vocab_size=256)
     candidate = Candidate(ParallelConfig(fsdp=4), "full", "none", 1)
-    with StepCompiler(config, topology, cache, 1) as compiler:
-        future = compiler.submit(candidate)
-        while not compiler._processes:
-            time.sleep(0.01)
-        (process,) = compiler._processes
+    compiler, before = StepCompiler(config, topology, cache, 1), signal.getsignal(signal.SIGTERM)
+    running = []
+
+    def compile_until_sigterm():
+        with compiler:
+            running.append(compiler.submit(candidate))
+            while not begun():
+                time.sleep(0.01)
+            running.extend(compiler._processes)
+            assert signal.getsignal(signal.SIGTERM) is not before
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        compile_until_sigterm()
+    future, process = running
+    assert signal.getsignal(signal.SIGTERM) is before
     assert process.wait() == -signal.SIGKILL
+    assert not list(temporary.iterdir())
     assert future.result().report is None
     assert not compiler._processes
     assert cache.load(candidate) is None
+
+
+def test_no_more_compile_at_a_time_than_there_are_cores_for(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert plan_compiler.num_workers() == 1
 
 
 def test_the_budget_goes_by_what_compiles_took():
@@ -275,7 +320,7 @@ class TestSmallest:
         assert f"jaxllm plan {config_file} --topology v5e:1x1" in shown
 
 
-def test_scaling_keeps_the_rows_of_a_chip():
+def test_scaling_keeps_the_rows_of_a_chip(monkeypatch):
     workload, topology = llama2_7b(), parse_topology("v5e:4x4")
     found = [each for each in candidates(workload, num_devices=16) if each.num_microbatches == 1]
     search = Search(estimates(workload, found, topology), limit=15.75 * 2**30)
@@ -292,6 +337,12 @@ def test_scaling_keeps_the_rows_of_a_chip():
     # The compiled figure corrects the others: as much work a chip, and about as much to exchange
     # over links that are as fast, or twice where rings close.
     assert all(3.4 < step.seconds < 4.2 for step in steps.values())
+    # Compiler options that help the winner are expected to help the others.
+    flagged = replace(winner, flags=(("a_flag", 1),))
+    search.add(report(flagged, seconds=3.0, peak_gib=10.7, limit_gib=15.75))
+    monkeypatch.setattr("jaxllm.commands.plan_scaling.SCALED_CHIPS", (16, 64))
+    for step in scaled_steps(workload, search, topology):
+        assert step.seconds == pytest.approx(0.75 * steps[step.rows // 4].seconds)
 
 
 @pytest.mark.parametrize(
