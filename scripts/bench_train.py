@@ -10,8 +10,8 @@
 Both halves start from the same weights and must agree on the losses of the first steps. The rate
 of a bare matmul is reported too: a PyTorch that is slow there is slow for its library's sake.
 Every row is one document without segment ids, which is what PyTorch's causal attention computes.
-PYTHON needs only torch and numpy. The JAX half needs only jax (0.11 or newer), flax, optax, pydantic
-and numpy; where jaxllm is not installed, PYTHONPATH=. before the command lets it be found.
+PYTHON needs only torch and numpy. The JAX half needs only jax (0.11 or newer), flax, optax,
+pydantic and numpy; where jaxllm is not installed, PYTHONPATH=. before the command finds it.
 """
 
 import argparse

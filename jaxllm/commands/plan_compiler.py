@@ -22,6 +22,7 @@ from jaxllm.aot.search_outcome import Outcome
 from jaxllm.aot.search_space import Candidate
 from jaxllm.aot.topology import Topology, compiler_versions
 from jaxllm.config import RunConfig, dump_yaml, parse_config
+from jaxllm.data.workers import num_cores
 
 FIRST_COMPILE_SECONDS = 120.0  # what the first is expected to take; later ones go by it
 _REFUSED = 2  # exit code of a config that cannot work
@@ -31,11 +32,8 @@ _COMPILE_GIB = 4  # of host memory, that a compile takes at most
 
 def num_workers() -> int:
     """Compiles at a time: one a core, as far as the memory reaches."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # on Linux: those that this process may use
-        cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().available / 2**30
-    return max(1, min(cores, int(memory / _COMPILE_GIB)))
+    return max(1, min(num_cores(), int(memory / _COMPILE_GIB)))
 
 
 def with_candidate(config: RunConfig, candidate: Candidate) -> RunConfig:

@@ -12,9 +12,16 @@ from typing import Any, Self
 MAX_WORKERS = 64
 
 
+def num_cores() -> int:
+    """Cores that this process may use; macOS tells only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """One worker for each core that this process may use."""
-    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0))))
+    return min(MAX_WORKERS, num_cores())
 
 
 class Workers:
