@@ -64,6 +64,7 @@ class Report:
     devices: int
     mesh: dict[str, int]
     num_params: int
+    num_active_params: int
     compiler_options: dict[str, Any]
     assumptions: dict[str, float]
     versions: dict[str, str]

@@ -48,6 +48,11 @@ class Assembly(NamedTuple):
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     @property
+    def num_active_params(self) -> int:
+        """Weights that a token meets: of experts, as many as it chooses."""
+        return sum(self.model.config.active_size(spec) for _, spec in weight_items(self.specs))
+
+    @property
     def num_matmul_params(self) -> int:
         """Weights that a token is multiplied by: a tied embedding, but no looked-up one.
 

@@ -65,6 +65,7 @@ def make_report(
         devices=devices,
         mesh=dict(layout.mesh.shape),
         num_params=parts.num_params,
+        num_active_params=parts.num_active_params,
         compiler_options=dict(options),
         assumptions=asdict(EXPECTED),
         versions=versions,

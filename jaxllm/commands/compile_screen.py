@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxllm.aot.report import Report
-from jaxllm.commands.console import Console
+from jaxllm.commands.console import Console, params_words
 
 _SHOWN_COLLECTIVES = 12
 
@@ -44,7 +44,8 @@ def _figures(report: Report) -> Table:
     mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items() if size > 1)
     table.add_row(
         "program",
-        f"{report.num_params:,} parameters, {report.tokens_per_step:,} tokens a step, on "
+        f"{params_words(report.num_params, report.num_active_params)}, "
+        f"{report.tokens_per_step:,} tokens a step, on "
         f"{slices}{report.topology} ({report.chips:,} chip{'s' * (report.chips != 1)}), "
         f"{mesh or 'one device'}",
     )

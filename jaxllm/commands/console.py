@@ -93,6 +93,12 @@ class Console:
         self._bar.update(self._task, completed=done, figures=figures)
 
 
+def params_words(count: int, active: int) -> str:
+    """The size of a model; of a mixture, also of what one token meets."""
+    of_token = "" if active == count else f" ({active:,} for a token)"
+    return f"{count:,} parameters{of_token}"
+
+
 def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
     """What is about to run: sizes, layout, and the settings that differ from the defaults."""
     dataset_tokens = sum(stream.num_tokens for stream, _ in data.training_streams.values())
@@ -104,8 +110,8 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
     device = parts.layout.mesh.devices.flat[0]
     dtype = config.model.compute_dtype(parts.layout.platform)
     lines = [
-        f"model       {parts.num_params:,} parameters, {config.model.num_layers} layers, "
-        f"vocabulary {parts.model.vocab_size:,}, {dtype} compute",
+        f"model       {params_words(parts.num_params, parts.num_active_params)}, "
+        f"{config.model.num_layers} layers, vocabulary {parts.model.vocab_size:,}, {dtype} compute",
         f"data        {dataset_tokens:,} training tokens; {tokens_per_step:,} tokens a step x "
         f"{config.training.steps:,} steps = {total_tokens:,} tokens "
         f"({total_tokens / max(dataset_tokens, 1):.2f} epochs)",

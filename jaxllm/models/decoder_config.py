@@ -189,7 +189,7 @@ class DecoderConfig(Config):
         return Decoder(key, self, vocab_size)
 
     def active_size(self, spec: WeightSpec) -> int:
-        """How many numbers of a weight one token is multiplied by."""
+        """How many numbers of a weight one token meets."""
         size = math.prod(spec.shape)
         if self.moe is not None and "experts" in spec.axes:
             return size // self.moe.num_experts * self.moe.top_k

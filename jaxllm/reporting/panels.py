@@ -48,6 +48,14 @@ _THROUGHPUT = {
     "memory_bytes": Quantity("Memory", "GiB", factor=2.0**-30),
     "num_tokens": Quantity("Tokens a step", "with a loss"),
 }
+_EXPERTS = {
+    "router_balance_loss": Quantity("Balance of experts", "1 is even", from_zero=False),
+    "router_max_load": Quantity("Most loaded expert", "times an even load"),
+    "router_min_load": Quantity("Least loaded expert", "times an even load"),
+    "router_entropy": Quantity("Entropy of routing", "nats"),
+    "router_z_loss": Quantity("Squared log-normaliser of routers", "mean"),
+    "router_loss": Quantity("What routers add to the objective", "summed over layers"),
+}
 # A number that equals the other one throughout (one device, no regularisers) says nothing new.
 _REPEATS = {"tokens_per_second_per_device": "tokens_per_second", "objective": "loss"}
 
@@ -56,7 +64,7 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     """The charts of all quantities that any of `runs` recorded; unknown ones come last."""
     keys = {key for run in runs for key in run.series if not _NOT_DRAWN.fullmatch(key)}
     named = {key for key in keys if _NAMED_SET.fullmatch(key)}
-    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_THROUGHPUT, *named}
+    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_EXPERTS, *_THROUGHPUT, *named}
     keys -= {key for key, other in _REPEATS.items() if _equal(runs, key, other)}
     keys -= {"num_tokens"} if _constant(runs, "num_tokens") else set()
     others = {
@@ -66,6 +74,7 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     found = (
         ("Loss", _loss_charts(runs, named)),
         ("Optimisation", _charts(runs, _OPTIMISATION, keys)),
+        ("Experts", _charts(runs, _EXPERTS, keys)),
         ("Throughput", _charts(runs, _THROUGHPUT, keys)),
         ("Further measurements", _charts(runs, others, keys)),
     )

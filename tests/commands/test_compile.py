@@ -160,6 +160,7 @@ def test_a_step_that_does_not_fit_is_shown_with_what_takes_the_memory(
             "chips": 16,
             "mesh": {"fsdp": 16},
             "num_params": 1000,
+            "num_active_params": 600,
             "tokens_per_step": 8192,
             "compile_seconds": 1.0,
             "versions": {"libtpu": "0"},
@@ -172,6 +173,7 @@ def test_a_step_that_does_not_fit_is_shown_with_what_takes_the_memory(
     assert code == 1
     assert json.loads(written.read_text())["fits"] is False
     assert "does not fit: 23.75 of 15.75 GiB" in shown
+    assert "1,000 parameters (600 for a token)" in shown
     assert "f32[4,4]" in shown
     assert "jaxllm/nn/mlp.py:61" in shown
     assert "an option is gone" in shown
@@ -183,4 +185,7 @@ def test_files_that_cannot_be_written_are_refused_before_compiling(config_file, 
         "compile", config_file, "--topology", "v5e-16", "--json", "no/where/report.json"
     )
     assert code == 2
-    assert said == "error: no/where/report.json: there is no folder no/where to write into\n"
+    place = "--json no/where/report.json"
+    assert said == f"error: {place}: there is no folder no/where to write into\n"
+    code, _, said = jaxllm("compile", config_file, "--topology", "v5e-16", "--hlo", ".")
+    assert (code, said) == (2, "error: --hlo .: that is a folder; give the name of a file\n")
