@@ -105,6 +105,16 @@ def stated_vocab_size(config: RunConfig) -> int:
     return size
 
 
+def check_sizes(config: RunConfig, layout: Layout) -> None:
+    """ValueError for sizes that the mesh does not divide, as far as the config alone tells.
+
+    Before raw text is tokenised, which may take hours.
+    """
+    size = known_vocab_size(config.data) or config.model.vocab_size
+    if size is not None:
+        assemble(config, layout=layout, vocab_size=size)
+
+
 def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     """The parts of a run; ValueError for sizes that do not fit the data or the mesh.
 

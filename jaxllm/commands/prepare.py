@@ -6,11 +6,13 @@ from pathlib import Path
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer, describe_dataset
+from jaxllm.hardware import quiet_tpu_runtime
 from jaxllm.parallel import distributed
 
 
 def prepare(config: RunConfig) -> None:
     """Make the config's datasets, or find them made, and tell where they are."""
+    quiet_tpu_runtime()
     console = Console(is_shown=True)
     data = open_data(config, console)
     for name, folder in data.folders.items():

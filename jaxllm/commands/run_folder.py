@@ -82,7 +82,16 @@ def config_for_reading(run_dir: Path) -> RunConfig:
 
 
 def check_config(run_dir: Path, config: RunConfig) -> None:
-    """ValueError if the run folder belongs to a run that this config would not continue."""
+    """ValueError if the folder belongs to a run that this config would not continue, or cannot be.
+
+    Makes nothing.
+    """
+    there = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        problem = "is not writable" if there.is_dir() else "is not a folder"
+        raise ValueError(
+            f"run_dir {run_dir} cannot be made: {there} {problem}; give another run_dir"
+        )
     if (run_dir / CONFIG_FILE).is_file():
         check_resumable(read_config(run_dir), config, run_dir=run_dir)
     elif run_dir.is_dir() and any(run_dir.iterdir()):
@@ -92,24 +101,29 @@ def check_config(run_dir: Path, config: RunConfig) -> None:
         )
 
 
-def write_config(run_dir: Path, config: RunConfig, data: Data) -> None:
-    """Make the folder a run, on the first process: the tokenizer, and last the config."""
-    if distributed.is_first():
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"run_dir {run_dir} cannot be made ({error.strerror}); give another run_dir"
-            ) from error
-        if data.tokenizer is not None and not (run_dir / TOKENIZER_FOLDER).is_dir():
+def make_folder(run_dir: Path, config: RunConfig, data: Data) -> None:
+    """Make the folder a run unless it is one, on the first process."""
+    if distributed.is_first() and not (run_dir / CONFIG_FILE).is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if data.tokenizer is not None:
             partial = run_dir / f".{TOKENIZER_FOLDER}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # of a start that was killed here
+            for folder in (partial, run_dir / TOKENIZER_FOLDER):
+                shutil.rmtree(folder, ignore_errors=True)  # of a start that was killed here
             data.tokenizer.save(partial)
             os.replace(partial, run_dir / TOKENIZER_FOLDER)
+        write_config(run_dir, config, data)
+    distributed.barrier("run folder")
+
+
+def write_config(run_dir: Path, config: RunConfig, data: Data) -> None:
+    """Write where the datasets are, and last the config, on the first process.
+
+    Of a run that goes on, once nothing can be refused any more.
+    """
+    if distributed.is_first():
         folders = {name: str(folder.absolute()) for name, folder in data.folders.items()}
         write_text(run_dir / DATASETS_FILE, json.dumps(folders, indent=2) + "\n")
         write_text(run_dir / CONFIG_FILE, dump_yaml(config))
-    distributed.barrier("run folder")
 
 
 def dataset_folders(run_dir: Path) -> dict[str, Path]:

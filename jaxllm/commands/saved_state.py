@@ -1,7 +1,8 @@
 """The training state on disk: what a step saves is what the next start of the command needs."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,6 +104,22 @@ class SavedState:
             },
             validation_loss=validation_loss,
         )
+
+    @contextmanager
+    def saving_on_failure(
+        self, step: int, state: TrainState, *, training_seconds: float
+    ) -> Iterator[None]:
+        """Where what is done inside fails, the state of `step` is on disk before it ends.
+
+        With several processes it is not: the others, where nothing failed, would not save too.
+        """
+        try:
+            yield
+        except Exception:
+            if jax.process_count() == 1:
+                self.save(step, state, validation_loss=None, training_seconds=training_seconds)
+                self.wait()
+            raise
 
     def wait(self) -> None:
         """Wait until everything saved is on disk; raises what went wrong on the way."""

@@ -6,7 +6,14 @@ from pathlib import Path
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly, assemble, check_devices, initial_state, lower_step
+from jaxllm.commands.assembly import (
+    Assembly,
+    assemble,
+    check_devices,
+    check_sizes,
+    initial_state,
+    lower_step,
+)
 from jaxllm.commands.console import Console, run_summary, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.prepare import open_data
@@ -34,6 +41,8 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
     run_folder.check_config(run_dir, config)
     with ExitStack() as stack:
         console = stack.enter_context(closing(Console(is_shown=distributed.is_first())))
+        if not run_folder.dataset_folders(run_dir):
+            check_sizes(config, layout)
         data = open_data(config, console, **run_folder.known_data(run_dir))
         parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
         check_validation(config, data)
@@ -46,7 +55,7 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             console.say("dry run: everything fits; nothing was trained")
             return 0
 
-        run_folder.write_config(run_dir, config, data)
+        run_folder.make_folder(run_dir, config, data)
         saved = stack.enter_context(run_folder.open_saved_state(run_dir, config, data, loader))
         if is_complete(run_dir, saved.start, steps):
             show_ending(run_dir, console)
@@ -54,6 +63,7 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
         # Restored first: a checkpoint of another architecture is not worth compiling for.
         state = saved.restore(parts) if saved.start else initial_state(config, parts)
         writer = stack.enter_context(run_folder.open_metrics(run_dir, config, step=saved.start))
+        run_folder.write_config(run_dir, config, data)
         compiled = lowered.compile(compiler_options=options)
         console.say(f"resuming at step {saved.start}" if saved.start else "training from scratch")
         validation = Validation(config, parts, data, writer=writer, console=console)
@@ -86,7 +96,8 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             if must_save or validation.is_due(step):
                 log.pause(step, metrics)
                 # Scored before it is saved: what a checkpoint has behind it is in the metrics.
-                validation.run(step, state, is_last=is_last)
+                with saved.saving_on_failure(step, state, training_seconds=clock.training_seconds):
+                    validation.run(step, state, is_last=is_last)
                 if must_save:
                     saved.save(
                         step,

@@ -3,6 +3,7 @@ import math
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from jaxllm.commands import run_folder
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.train import train
+from jaxllm.commands.validation import Validation
 from jaxllm.config import find_config, load_config
 
 from . import runs
@@ -170,9 +172,47 @@ def test_fewer_steps_than_the_run_has_are_refused(uninterrupted, ids, tmp_path):
     before = runs.contents(run_dir)
     with pytest.raises(ValueError, match=r"training.steps is 4, but .* is at step 8 already"):
         runs.start(ids, run_dir, "training.steps=4")
-    after = runs.contents(run_dir)
-    assert after["summary.json"] == before["summary.json"]
-    assert after["metrics.jsonl"] == before["metrics.jsonl"]
+    assert runs.contents(run_dir) == before
+
+
+def test_a_finished_run_is_shown_and_stays_as_it_is(uninterrupted, ids, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    before = runs.contents(run_dir)
+    assert runs.start(ids, run_dir, "checkpoints.every=2") == 0
+    assert runs.contents(run_dir) == before
+
+
+def test_the_loop_reads_the_metrics_of_each_record_and_nothing_else(ids, tmp_path, monkeypatch):
+    """The transfer guard misses on a CPU what comes to the host."""
+    array_type, reads = type(jnp.ones(())), []
+    plain = array_type._value.fget
+    monkeypatch.setattr(
+        array_type, "_value", property(lambda array: reads.append(array) or plain(array))
+    )
+    assert runs.start(ids, tmp_path / "run", "checkpoints.every=null") == 0
+    records = runs.records(tmp_path / "run")
+    figures = {"loss", "objective", "learning_rate", "gradient_norm", "num_tokens"}
+    assert figures <= records[0].keys()
+    assert len(reads) == len(records) * len(figures)
+    assert all(array.ndim == 0 for array in reads)
+
+
+def test_a_score_that_fails_loses_no_steps(ids, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("a validation shard is corrupt")
+
+    monkeypatch.setattr(Validation, "run", fail)
+    with pytest.raises(ValueError, match="a validation shard is corrupt"):
+        runs.start(ids, tmp_path / "run")
+    assert runs.checkpoints(tmp_path / "run") == [3]
+
+
+def test_sizes_that_do_not_fit_are_refused_before_text_is_tokenised(text, tmp_path):
+    root = tmp_path / "root"
+    with pytest.raises(ValueError, match=r"cannot be cut in 8 \(parallel.tensor\)"):
+        runs.start(text, tmp_path / "run", f"data.root={root}", "parallel.tensor=8")
+    assert not root.exists()
 
 
 def test_a_run_shorter_than_its_log_interval_has_a_summary(ids, tmp_path):
