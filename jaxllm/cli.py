@@ -57,16 +57,16 @@ def train(
     ] = False,
 ) -> None:
     """Train, or go on if the run folder has a checkpoint. Prepares missing datasets first."""
+    _exit_on_sigterm()
     from jaxllm.commands.train import train
-    from jaxllm.training.guards import exit_on_sigterm
 
-    exit_on_sigterm()
     raise typer.Exit(train(_load(config, overrides), dry_run=dry_run))
 
 
 @app.command()
 def prepare(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Turn the config's raw text into tokenised TFDS datasets."""
+    _exit_on_sigterm()
     from jaxllm.commands.prepare import prepare
 
     prepare(_load(config, overrides))
@@ -252,6 +252,13 @@ def configs() -> None:
     typer.echo(list_configs())
 
 
+def _exit_on_sigterm() -> None:
+    """From here on, before the slow imports, SIGTERM ends this command with code 75."""
+    from jaxllm.training.guards import exit_on_sigterm
+
+    exit_on_sigterm()
+
+
 def _load(config: str, overrides: list[str] | None) -> Any:
     from jaxllm.config import find_config, load_config
 
@@ -260,8 +267,8 @@ def _load(config: str, overrides: list[str] | None) -> Any:
 
 def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
-    # Orbax and TFDS log what they do at warning level; what matters they raise.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax and TFDS log what they do, and before they raise what goes wrong, with its traceback.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.excepthook = _leave_after_traceback
     try:
         app()

@@ -1,11 +1,13 @@
 """RunConfig: the one typed tree that a YAML file fills. Strict loading, overrides, differences."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.config_errors import explain
@@ -64,46 +66,90 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
-        problems = list(_misfits(self))
+        problems = list(_misfits(dict(self)))
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
 
-def _misfits(config: RunConfig) -> Iterator[str]:
-    """What no section can see by itself."""
-    rows, parts = config.data.global_batch_size, config.training.num_microbatches
-    steps = config.training.steps
+def _microbatches_fit(data: DataConfig, training: TrainingConfig) -> Iterator[str]:
+    rows, parts = data.global_batch_size, training.num_microbatches
     if rows % parts:
         yield f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
-    for check in (
-        lambda: config.model.check_length(config.data.sequence_length, key="data.sequence_length"),
-        lambda: config.optim.schedule.check(steps),
-    ):
-        try:
-            check()
-        except ValueError as error:
-            yield str(error)
-    scored, saved = config.evaluation.every, config.checkpoints.every
-    if config.checkpoints.keep_best and (scored is None or saved is None or saved % scored):
+
+
+def _rows_fit(model: DecoderConfig, data: DataConfig) -> Iterator[str]:
+    try:
+        model.check_length(data.sequence_length, key="data.sequence_length")
+    except ValueError as error:
+        yield str(error)
+
+
+def _schedule_fits(optim: OptimizerConfig, training: TrainingConfig) -> Iterator[str]:
+    try:
+        optim.schedule.check(training.steps)
+    except ValueError as error:
+        yield str(error)
+
+
+def _best_are_scored(checkpoints: CheckpointConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    scored, saved = evaluation.every, checkpoints.every
+    if checkpoints.keep_best and (scored is None or saved is None or saved % scored):
         yield (
-            f"checkpoints.keep_best={config.checkpoints.keep_best} needs the validation loss of "
+            f"checkpoints.keep_best={checkpoints.keep_best} needs the validation loss of "
             f"every checkpoint, but checkpoints.every={saved} is no multiple of "
             f"evaluation.every={scored}"
         )
-    first = config.profile.start
-    if first is not None and first + config.profile.steps > steps:
+
+
+def _profile_fits(profile: ProfileConfig, training: TrainingConfig) -> Iterator[str]:
+    if profile.start is not None and profile.start + profile.steps > training.steps:
         yield (
-            f"profile.start={first} and profile.steps={config.profile.steps} reach beyond "
-            f"training.steps={steps}"
+            f"profile.start={profile.start} and profile.steps={profile.steps} reach beyond "
+            f"training.steps={training.steps}"
         )
-    if config.evaluation.compare_xz:
-        for name, dataset in config.data.datasets.items():
+
+
+def _compared_text_is_there(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    if evaluation.compare_xz:
+        for name, dataset in data.datasets.items():
             if dataset.type != "corpus" or not dataset.validation_every:
                 yield (
                     f"evaluation.compare_xz needs the raw validation text, but "
                     f"data.datasets.{name} is not of type corpus with validation_every above 0"
                 )
+
+
+# What no section can see by itself; each is given the sections that its parameters name.
+CROSS_CHECKS: tuple[Callable[..., Iterator[str]], ...] = (
+    _microbatches_fit,
+    _rows_fit,
+    _schedule_fits,
+    _best_are_scored,
+    _profile_fits,
+    _compared_text_is_there,
+)
+
+
+def _misfits(sections: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit together, of the sections that there are."""
+    for check in CROSS_CHECKS:
+        names = inspect.signature(check).parameters
+        if names.keys() <= sections.keys():
+            yield from check(**{name: sections[name] for name in names})
+
+
+def _valid_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under those top-level keys that are valid by themselves, defaults included."""
+    found: dict[str, Any] = {}
+    for name, field in RunConfig.model_fields.items():
+        if name in raw:
+            kind: Any = Annotated[field.annotation, field]
+            with suppress(ValidationError):
+                found[name] = TypeAdapter(kind).validate_python(raw[name])
+        elif not field.is_required():
+            found[name] = field.get_default(call_default_factory=True)
+    return found
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -168,6 +214,8 @@ def parse_config(raw: Mapping[str, Any], *, origin: str) -> RunConfig:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         problems = explain(error, RunConfig)
+        if any(problem["loc"] for problem in error.errors()):  # then sections were not compared
+            problems += _misfits(_valid_sections(raw))
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ValueError(
             f"{origin}: {count} in the config\n" + "\n".join(f"  {p}" for p in problems)

@@ -5,7 +5,9 @@ docstring that says, in one sentence, what it is and in which unit; `jaxllm trai
 the JSON schema show that sentence.
 """
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
@@ -18,3 +20,18 @@ class Config(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, given: Any) -> Any:
+        """A section without its `type` is of the kind that it has by default, if it has one."""
+        if not isinstance(given, dict):
+            return given
+        kinds = {
+            name: {"type": field.default.type, **given[name]}
+            for name, field in cls.model_fields.items()
+            if field.discriminator
+            and hasattr(field.default, "type")
+            and isinstance(given.get(name), dict)
+        }
+        return {**given, **kinds}

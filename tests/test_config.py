@@ -118,6 +118,14 @@ def test_overrides_are_yaml_and_reach_any_depth(load):
     assert config.compilation_cache is None
 
 
+def test_a_section_without_its_type_is_of_the_default_kind(write):
+    path = write(RAW | {"optim": {"type": "adamw"}})
+    schedule = load_config(path, ["optim.schedule.warmup_steps=2"]).optim.schedule
+    assert (schedule.type, schedule.warmup_steps) == ("cosine", 2)
+    path = write(RAW | {"optim": {"type": "adamw", "schedule": {"type": "wsd"}}})
+    assert load_config(path, ["optim.schedule.warmup_steps=2"]).optim.schedule.type == "wsd"
+
+
 def test_the_last_override_of_a_key_wins(load):
     assert load("seed=1", "seed=2").seed == 2
 

@@ -2,16 +2,14 @@
 
 import json
 import textwrap
-import types
-import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from jaxllm.config import RunConfig, shipped_configs
+from jaxllm.config_errors import alternatives, is_section, kind_of, sections
 
 
 def json_schema() -> str:
@@ -31,42 +29,55 @@ def list_configs() -> str:
     return "\n".join(lines)
 
 
+NOTATION = """In brackets stands the type that a section must have: optim[muon].ns_steps is the key
+optim.ns_steps where optim.type is muon. NAME is a name that you choose. N counts the items of a
+list; on the command line a list is given whole: metrics.loggers=[{type: trackio, project: p}]."""
+
+
 def describe_fields() -> str:
-    """Every key of the config with its default and meaning, one paragraph each."""
-    lines = []
-    for key, field in _fields(RunConfig, ""):
-        text = " ".join((field.description or "").split())
-        lines.append(f"  {key}{_default(field)}")
-        lines.extend(textwrap.wrap(text, 92, initial_indent="      ", subsequent_indent="      "))
+    """How keys are written, and every key with its default and meaning, one paragraph each."""
+    lines = [*textwrap.wrap(" ".join(NOTATION.split()), 98), ""]
+    for key, default, meaning in _fields([RunConfig], ""):
+        lines.append(f"  {key}{default}")
+        lines.extend(
+            textwrap.wrap(meaning, 92, initial_indent="      ", subsequent_indent="      ")
+        )
     return "\n".join(lines)
 
 
-def _fields(cls: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in cls.model_fields.items():
-        inner = list(_nested(field.annotation))
-        if not inner:
-            if name != "type":
-                yield f"{prefix}{name}", field
-            continue
-        is_mapping = typing.get_origin(field.annotation) is dict
-        path = f"{prefix}{name}.NAME" if is_mapping else f"{prefix}{name}"
-        for member in inner:
-            kind = f"[{_tag(member)}]" if len(inner) > 1 else ""
-            yield from _fields(member, f"{path}{kind}.")
+def _fields(kinds: Sequence[type[BaseModel]], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Key, default and meaning of the fields of a section, which may be of several kinds.
+
+    What several kinds have alike is there once.
+    """
+    alike: dict[tuple[str, str], list[type[BaseModel]]] = {}
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            if name != "type" or len(kinds) == 1:
+                alike.setdefault((name, repr(field)), []).append(kind)
+    for (name, _), owners in alike.items():
+        is_of_all = len(owners) == len(kinds)
+        choice = "" if is_of_all else f"[{','.join(str(kind_of(kind)) for kind in owners)}]"
+        key = f"{prefix}{choice}.{name}".removeprefix(".")
+        yield from _field(key, owners[0].model_fields[name])
 
 
-def _nested(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        if issubclass(annotation, BaseModel):
-            yield annotation
+def _field(key: str, field: FieldInfo) -> Iterator[tuple[str, str, str]]:
+    """Key, default and meaning of a field, then of what it holds."""
+    meaning = " ".join((field.description or "").split())
+    inside = list(sections(field.annotation, key))
+    is_always_section = all(map(is_section, alternatives(field.annotation)))
+    if not is_always_section:
+        yield key, _default(field), meaning
+    if not inside:
         return
-    for inner in typing.get_args(annotation):
-        yield from _nested(inner)
-
-
-def _tag(cls: type[BaseModel]) -> str:
-    field = cls.model_fields.get("type")
-    return cls.__name__ if field is None else str(field.default)
+    path, kinds = inside[0][0], [kind for _, kind in inside]
+    if len(kinds) > 1:
+        has_default = isinstance(field.default, BaseModel)
+        default = f" = {json.dumps(kind_of(type(field.default)))}" if has_default else " (required)"
+        choice = f"One of {', '.join(str(kind_of(kind)) for kind in kinds)}."
+        yield f"{path}.type", default, f"{meaning} {choice}" if is_always_section else choice
+    yield from _fields(kinds, path)
 
 
 def _default(field: FieldInfo) -> str:

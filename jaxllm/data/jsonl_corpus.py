@@ -86,10 +86,13 @@ class JsonlCorpus:
             return BadRecord(where, "not JSON that can be read: nested too deeply")
         if not isinstance(value, dict):
             return BadRecord(where, f"not a JSON object but a {type(value).__name__}")
-        text = value.get(self._text_key)
-        if not isinstance(text, str):
+        if self._text_key not in value:
             keys = ", ".join(sorted(value)) or "none"
             return BadRecord(where, f"no text under key {self._text_key!r} (keys: {keys})")
+        text = value[self._text_key]
+        if not isinstance(text, str):
+            kind = "null" if text is None else f"of type {type(text).__name__}"
+            return BadRecord(where, f"the value of {self._text_key!r} is {kind}, not text")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

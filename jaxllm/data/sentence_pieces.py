@@ -59,24 +59,30 @@ class SentencePieceTokenizerConfig(Config):
             path = Path(self.model_path).expanduser()
             if not path.is_file():
                 raise ValueError(f"there is no model at {path}; change `data.tokenizer.model_path`")
-            return SentencePieceTokenizer(path.read_bytes())
+            return SentencePieceTokenizer(
+                path.read_bytes(), name=f"data.tokenizer.model_path: {path}"
+            )
         assert self.vocab_size is not None
         sample = first_bytes(texts, self.training_bytes)
         return SentencePieceTokenizer(
-            train_model(sample, vocab_size=self.vocab_size, algorithm=self.algorithm)
+            train_model(sample, vocab_size=self.vocab_size, algorithm=self.algorithm),
+            name="the trained model",
         )
 
 
 class SentencePieceTokenizer:
-    """See `Tokenizer`; the delimiter is the model's bos piece, or its eos piece."""
+    """See `Tokenizer`; the delimiter is the model's bos piece, or its eos piece.
 
-    def __init__(self, model: bytes) -> None:
+    model: the bytes of a `.model` file. name: what an error calls it.
+    """
+
+    def __init__(self, model: bytes, *, name: str) -> None:
         import sentencepiece
 
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise ValueError(f"not a SentencePiece model: {error}") from error
+            raise ValueError(f"{name} is not a SentencePiece model") from error
         self._model = model
         self.vocab_size: int = self._processor.get_piece_size()
         self.delimiter_id = self._control_id()

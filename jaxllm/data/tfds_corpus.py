@@ -3,9 +3,11 @@
 TensorFlow itself is not needed: TFDS reads ArrayRecord files without it.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import URLError
 
 from pydantic import Field
 
@@ -104,20 +106,47 @@ class TfdsCorpus:
         else:
             builder = self._by_name(tfds)
         if not builder.is_prepared():
-            builder.download_and_prepare(file_format="array_record")
+            self._generate(builder)
             builder = tfds.builder_from_directory(builder.data_dir)
         _check_format(builder)
         return builder
 
-    def _by_name(self, tfds: Any) -> Any:
+    def _generate(self, builder: Any) -> None:
+        """Writes the dataset into its folder, from the network unless it needs none."""
+        import requests
+        import tensorflow_datasets as tfds
+
+        # Each failed attempt would be a warning; what comes of them is told once.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         try:
-            return tfds.builder(self._name, data_dir=self._data_dir)
-        except tfds.core.DatasetNotFoundError as error:
+            builder.download_and_prepare(file_format="array_record")
+        except (requests.RequestException, URLError, tfds.download.util.DownloadError) as error:
             raise DatasetError(
                 "corpus.name",
-                f"TFDS knows no dataset {self._name!r}, and data_dir {self._data_dir!r} holds "
-                f"none of that name; give another name or data_dir",
+                f"{self._name!r} is not prepared in {builder.data_dir}, and what it is made from "
+                f"cannot be downloaded ({type(error).__name__}); run again with a network, or give "
+                f"the folder of a prepared dataset",
             ) from error
+
+    def _by_name(self, tfds: Any) -> Any:
+        """TFDS's builder of that name, or an error that says in one line what a name may be."""
+        is_folder = Path(self._name).expanduser().is_dir()
+        if tfds.core.naming.is_valid_dataset_name(self._name):
+            try:
+                return tfds.builder(self._name, data_dir=self._data_dir)
+            except tfds.core.DatasetNotFoundError as error:
+                if not is_folder:
+                    raise DatasetError(
+                        "corpus.name",
+                        f"TFDS knows no dataset {self._name!r}, and data_dir {self._data_dir!r} "
+                        f"holds none of that name; give another name or data_dir",
+                    ) from error
+        problem = "has no dataset_info.json" if is_folder else "is no folder"
+        raise DatasetError(
+            "corpus.name",
+            f"{self._name!r} {problem}; give the folder of a prepared dataset, the one with "
+            f"dataset_info.json, or a TFDS name such as `name` or `name/config:1.0.0`",
+        )
 
     def _open(self, folder: str) -> Any:
         import tensorflow_datasets as tfds

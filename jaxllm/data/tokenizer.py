@@ -14,7 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from jaxllm.data.content import write_atomically
-from jaxllm.data.sentence_pieces import SentencePieceTokenizer, SentencePieceTokenizerConfig
+from jaxllm.data.sentence_pieces import (
+    MODEL_FILE,
+    SentencePieceTokenizer,
+    SentencePieceTokenizerConfig,
+)
 from jaxllm.schema import Config
 
 CARD = "card.json"
@@ -72,7 +76,9 @@ class HuggingFaceTokenizerConfig(Config):
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"there is no tokenizer at {path}; change `data.tokenizer.path`")
-        return HuggingFaceTokenizer(path.read_text(encoding="utf-8"), delimiter=self.delimiter)
+        return HuggingFaceTokenizer(
+            path.read_bytes(), delimiter=self.delimiter, name=f"data.tokenizer.path: {path}"
+        )
 
 
 TokenizerConfig = Annotated[
@@ -100,24 +106,27 @@ class ByteTokenizer:
 
 
 class HuggingFaceTokenizer:
-    """See `Tokenizer`; the ids are those of the tokenizers library, without special tokens."""
+    """See `Tokenizer`; the ids are those of the tokenizers library, without special tokens.
 
-    def __init__(self, model: str, *, delimiter: str) -> None:
+    model: the bytes of a tokenizer.json. name: what an error calls it.
+    """
+
+    def __init__(self, model: bytes, *, delimiter: str, name: str) -> None:
         import tokenizers
 
         self._model = model
         self._delimiter = delimiter
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(model)
+            self._tokenizer = tokenizers.Tokenizer.from_str(model.decode("utf-8"))
         except Exception as error:  # the library raises no kind of its own, just Exception
-            raise ValueError(f"not a Hugging Face tokenizer.json: {error}") from error
+            raise ValueError(f"{name} is not a Hugging Face tokenizer.json: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # Special tokens that are spelled out in a text are text.
         self._tokenizer.encode_special_tokens = True
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.delimiter_id = self._special_id(delimiter)
-        self.fingerprint = hashlib.sha256(f"{delimiter}\n{model}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"{delimiter}\n".encode() + model).hexdigest()
         self._dtype = token_dtype(self.vocab_size)
 
     def encode(self, text: str) -> np.ndarray:
@@ -130,7 +139,7 @@ class HuggingFaceTokenizer:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._model, encoding="utf-8")
+        (folder / "tokenizer.json").write_bytes(self._model)
         write_card(folder, {"type": "hf", "delimiter": self._delimiter})
 
     def _special_id(self, delimiter: str) -> int:
@@ -161,9 +170,12 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         case "byte":
             return ByteTokenizer()
         case "hf":
-            model = (folder / "tokenizer.json").read_text(encoding="utf-8")
-            return HuggingFaceTokenizer(model, delimiter=card["delimiter"])
+            file = folder / "tokenizer.json"
+            return HuggingFaceTokenizer(
+                file.read_bytes(), delimiter=card["delimiter"], name=str(file)
+            )
         case "sentencepiece":
-            return SentencePieceTokenizer((folder / "sentencepiece.model").read_bytes())
+            file = folder / MODEL_FILE
+            return SentencePieceTokenizer(file.read_bytes(), name=str(file))
         case other:
             raise ValueError(f"{folder / CARD} names an unknown kind of tokenizer: {other!r}")

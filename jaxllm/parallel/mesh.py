@@ -93,10 +93,11 @@ class ParallelConfig(Config):
         if given[fill] is None:
             sizes[fill] = max(1, num_devices // math.prod(sizes.values()))
         if math.prod(sizes.values()) != num_devices:
+            advice = "" if given[fill] is None else f"leave parallel.{fill} out to fill it, or "
             shown = " x ".join(f"parallel.{axis}={n}" for axis, n in sizes.items() if n > 1)
             raise ValueError(
                 f"{shown or 'one device'} is {math.prod(sizes.values())} devices, but there are "
-                f"{num_devices}; leave parallel.{fill} out to fill it, or change the degrees"
+                f"{num_devices}; {advice}change the degrees"
             )
         return sizes
 

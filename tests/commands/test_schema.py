@@ -1,11 +1,13 @@
 import itertools
 import json
+import re
 
 import pytest
 import yaml
 
 from jaxllm.commands.schema import describe_fields, json_schema, list_configs
 from jaxllm.config import RunConfig, shipped_configs
+from jaxllm.config_errors import kind_of, sections
 
 SCHEMA = json.loads(json_schema())
 TYPES = {
@@ -81,14 +83,76 @@ def test_the_schema_is_of_the_config_and_describes_every_key():
             assert field.get("description"), f"{name}.{key}"
 
 
+def keys_of_the_help():
+    """Key -> the rest of its line and the paragraph below."""
+    paragraphs = re.split(r"^  (?=\S)", describe_fields(), flags=re.MULTILINE)[1:]
+    return {paragraph.split()[0]: " ".join(paragraph.split()[1:]) for paragraph in paragraphs}
+
+
 def test_every_key_has_a_default_and_a_meaning():
     lines = describe_fields().splitlines()
     keys = [line for line in lines if line.startswith("  ") and not line.startswith("      ")]
-    assert len(keys) > 80
+    assert len(keys) == len(set(keys)) > 80
     assert all(" = " in line or line.endswith(" (required)") for line in keys)
     for line, after in itertools.pairwise(lines):
         if line in keys:
             assert after.startswith("      "), line
+
+
+def test_every_field_and_every_kind_is_in_the_help():
+    keys = keys_of_the_help()
+    # Without the brackets, and with what a key stands below.
+    plain = {re.sub(r"\[.*?\]", "", key) for key in keys}
+    paths = {".".join(key.split(".")[:end]) for key in plain for end in range(1, 9)}
+    pending = [("", RunConfig)]
+    while pending:
+        prefix, cls = pending.pop()
+        for name, field in cls.model_fields.items():
+            assert f"{prefix}{name}" in paths
+            found = list(sections(field.annotation, f"{prefix}{name}"))
+            if len(found) > 1:
+                kinds = ", ".join(kind_of(kind) for _, kind in found)
+                text = next(
+                    text
+                    for key, text in keys.items()
+                    if re.sub(r"\[.*?\]", "", key) == f"{found[0][0]}.type"
+                )
+                assert f"One of {kinds}." in text
+            pending += [(f"{path}.", kind) for path, kind in found]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("optim.type", "(required) The optimizer and its schedule, by type. One of sgd, adagrad"),
+        ("optim.schedule.type", '= "cosine" How the learning rate moves over the run. One of'),
+        ("data.tokenizer", "= null Tokenizer of the corpora"),
+        ("data.tokenizer.type", "(required) One of sentencepiece, byte, hf."),
+        ("data.datasets", "(required) Datasets by name"),
+        ("model.moe", "= null"),
+        ("training.ema", "= null"),
+        ("metrics.loggers", "= []"),
+        ("metrics.loggers.N.type", "(required) One of wandb, trackio."),
+        ("optim[muon].ns_steps", "= 5"),
+    ],
+)
+def test_kinds_and_sections_that_may_be_left_out_have_a_line(key, text):
+    assert keys_of_the_help()[key].startswith(text)
+
+
+def test_what_several_kinds_have_alike_is_in_the_help_once():
+    keys = keys_of_the_help()
+    assert [key for key in keys if key.endswith(".warmup_steps")] == ["optim.schedule.warmup_steps"]
+    assert [key for key in keys if key.endswith("clip_norm")] == ["optim.clip_norm"]
+    assert {key for key in keys if key.endswith(".mu_dtype")} == {
+        "optim[adam,adamw,lion].mu_dtype",
+        "optim[muon].mu_dtype",
+    }
+
+
+def test_the_help_begins_with_how_keys_are_written():
+    notation = " ".join(describe_fields().split("\n\n")[0].split())
+    assert "optim[muon].ns_steps is the key optim.ns_steps where optim.type is muon" in notation
 
 
 def test_shipped_configs_are_listed_with_their_commands():

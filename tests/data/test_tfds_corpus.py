@@ -1,7 +1,9 @@
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import tensorflow_datasets as tfds
 
 from jaxllm.data import read_documents
@@ -52,6 +54,7 @@ def test_a_builder_is_generated_as_array_record_and_read_again(data_dir):
     ("options", "message"),
     [
         ({"name": "no_such_dataset"}, "TFDS knows no dataset 'no_such_dataset'"),
+        ({"name": "no/such/folder"}, "^corpus.name: 'no/such/folder' is no folder; .* `name`"),
         ({"split": "test"}, r"^corpus\.split: .* no split 'test'; it has train"),
         ({"text_key": "text"}, "no feature 'text'; it has body, number"),
     ],
@@ -59,6 +62,32 @@ def test_a_builder_is_generated_as_array_record_and_read_again(data_dir):
 def test_what_is_not_there_is_named(data_dir, options, message):
     with pytest.raises(ValueError, match=message):
         read(data_dir=data_dir, **options)
+
+
+def test_a_folder_that_is_no_dataset_gets_one_line(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in (str(tmp_path), "mine"):
+        problem = rf"^corpus\.name: '{name}' has no dataset_info\.json; give the folder .*`$"
+        with pytest.raises(ValueError, match=problem):
+            read(name=name, data_dir=str(tmp_path / "none"))
+
+
+def test_a_dataset_that_cannot_be_downloaded_is_one_error(tmp_path, monkeypatch, caplog):
+    """Without a network; the retries are the library's own, but say nothing."""
+
+    def refuse(builder, **_):
+        logging.getLogger("urllib3.connectionpool").warning("Retrying")
+        raise requests.ConnectionError("Failed to resolve 'example.org'")
+
+    monkeypatch.setattr(AwkwardTexts, "download_and_prepare", refuse)
+    problem = (
+        rf"^corpus\.name: 'awkward_texts' is not prepared in {tmp_path}/.* cannot be downloaded "
+        r"\(ConnectionError\); .* the folder of a prepared dataset$"
+    )
+    with pytest.raises(ValueError, match=problem):
+        read(data_dir=str(tmp_path))
+    assert "Retrying" not in caplog.text
 
 
 def test_a_tfrecord_dataset_gets_the_name_of_the_conversion(data_dir, tmp_path):

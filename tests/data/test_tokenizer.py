@@ -98,7 +98,7 @@ def test_a_model_whose_pieces_cross_words_is_not_cached():
         add_dummy_prefix=False,
         minloglevel=2,
     )
-    tokenizer = SentencePieceTokenizer(model.getvalue())
+    tokenizer = SentencePieceTokenizer(model.getvalue(), name="model")
     assert tokenizer._words is None
     np.testing.assert_array_equal(
         tokenizer.encode(document(3)), tokenizer.encode_plain(document(3))
@@ -150,13 +150,24 @@ def test_training_and_loading_exclude_each_other():
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path, hf_json):
-    (tmp_path / "x.model").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match="not a SentencePiece model"):
-        SentencePieceTokenizerConfig(model_path=str(tmp_path / "x.model")).build()
+    model = tmp_path / "x.model"
+    model.write_bytes(b"not a model")
+    problem = f"^data.tokenizer.model_path: {model} is not a SentencePiece model$"
+    with pytest.raises(ValueError, match=problem):
+        SentencePieceTokenizerConfig(model_path=str(model)).build()
     with pytest.raises(ValueError, match=r"<pad>.*data\.tokenizer\.delimiter"):
         HuggingFaceTokenizerConfig(path=str(hf_json), delimiter="<|begin|>").build()
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a Hugging Face tokenizer"):
-        HuggingFaceTokenizerConfig(path=str(tmp_path)).build()
+    for content in (b"{}", b"{", b"\xff"):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        problem = f"^data.tokenizer.path: {tmp_path}/tokenizer.json is not a Hugging Face tokenizer"
+        with pytest.raises(ValueError, match=problem):
+            HuggingFaceTokenizerConfig(path=str(tmp_path)).build()
     with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_model_of_a_run_is_named(tokenizers, tmp_path):
+    tokenizers["bpe"].save(tmp_path)
+    (tmp_path / "sentencepiece.model").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/sentencepiece.model is not a"):
         load_tokenizer(tmp_path)

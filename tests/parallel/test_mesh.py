@@ -31,9 +31,18 @@ def test_sizes(settings, num_devices, sizes):
 @pytest.mark.parametrize(
     ("settings", "num_devices", "message"),
     [
-        ({"fsdp": 4}, 8, r"parallel\.fsdp=4 is 4 devices, but there are 8"),
+        (
+            {"fsdp": 4},
+            8,
+            r"4 is 4 devices, but there are 8; leave parallel\.fsdp out .*, or change",
+        ),
+        ({"layout": "data", "data": 3}, 8, r"but there are 8; leave parallel\.data out"),
         ({"data": 3}, 8, r"parallel\.data=3 .* is 6 devices, but there are 8"),
-        ({"layout": "fsdp", "tensor": 16}, 8, r"is 16 devices, .* leave parallel\.fsdp out"),
+        (
+            {"layout": "fsdp", "tensor": 16},
+            8,
+            r"is 16 devices, but there are 8; change the degrees$",
+        ),
     ],
 )
 def test_sizes_whose_product_is_wrong(settings, num_devices, message):
