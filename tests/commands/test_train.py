@@ -135,7 +135,7 @@ def test_a_dry_run_computes_and_writes_nothing(ids, tmp_path, caplog, capsys):
     [
         (["data.global_batch_size=12"], "data.global_batch_size: 12 rows do not divide"),
         (["model.embed_dim=36"], "embed of size 36 cannot be cut in 8"),
-        (["parallel.tensor=3"], "leave parallel.fsdp out"),
+        (["parallel.tensor=3"], "but there are 8; change the degrees"),
         (["model.vocab_size=32"], "model.vocab_size is 32, but the tokenizer has 60"),
         (["data.sequence_length=5000"], "change `data.sequence_length`"),
         (["data.datasets.ids.train=nowhere.bin"], "there is no token file nowhere.bin"),
