@@ -269,7 +269,6 @@ def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
     # Orbax and TFDS log what they do, and before they raise what goes wrong, with its traceback.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    sys.excepthook = _leave_after_traceback
     try:
         app()
     except SystemExit as end:
@@ -282,6 +281,8 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         _leave(1 if isinstance(error, OSError) else EXIT_USAGE)
+    finally:
+        sys.excepthook = _leave_after_traceback  # typer has put its own there
 
 
 def _leave_after_traceback(kind: type, error: BaseException, trace: Any) -> None:

@@ -207,3 +207,23 @@ def test_schema_and_configs_are_printed(jaxllm):
     names = [line.split()[0] for line in out.splitlines()]
     assert {"demo", "test_tiny"} <= set(names)
     assert "jaxllm train configs/demo.yaml" in out
+
+
+def test_an_error_that_nobody_expected_ends_one_of_several_processes_at_once():
+    """A normal exit would wait for the others, and run what was registered for it."""
+    script = """
+import atexit, sys, jax
+from jaxllm import cli
+from jaxllm.commands import schema
+atexit.register(lambda: print("a normal exit"))
+jax.distributed.is_initialized = lambda: True
+schema.list_configs = lambda: 1 / 0
+sys.argv = ["jaxllm", "configs"]
+cli.main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+    assert "a normal exit" not in ended.stdout
