@@ -269,6 +269,7 @@ def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
     # Orbax and TFDS log what they do, and before they raise what goes wrong, with its traceback.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _say_unless_late
     try:
         app()
     except SystemExit as end:
@@ -283,6 +284,15 @@ def main() -> None:
         _leave(1 if isinstance(error, OSError) else EXIT_USAGE)
     finally:
         sys.excepthook = _leave_after_traceback  # typer has put its own there
+
+
+def _say_unless_late(event: Any) -> None:
+    """What Python does with an error that cannot be raised, but for those that follow another.
+
+    Where a save fails, each write that TensorStore gives up reports to an event loop that is gone.
+    """
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
 
 
 def _leave_after_traceback(kind: type, error: BaseException, trace: Any) -> None:

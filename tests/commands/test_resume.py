@@ -227,6 +227,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk_ends_the_run_and_loses_nothing(
     assert full.returncode == 1
     reason = os.strerror(errno.EFBIG)  # ENOSPC where it is the disk
     assert f"a checkpoint could not be written ({reason})" in full.stderr
+    assert "Traceback" not in full.stderr
     assert runs.checkpoints(unfinished) == [6]
     assert runs.start(ids, unfinished) == 0
     runs.assert_same_run(unfinished, uninterrupted, step=8)
