@@ -111,11 +111,13 @@ class SavedState:
     ) -> Iterator[None]:
         """Where what is done inside fails, the state of `step` is on disk before it ends.
 
-        With several processes it is not: the others, where nothing failed, would not save too.
+        For bad data, files that cannot be read, and a device that runs out of memory; all else is
+        a fault of the program. With several processes nothing is saved: the others, where nothing
+        failed, would not save too.
         """
         try:
             yield
-        except Exception:
+        except (ValueError, OSError, jax.errors.JaxRuntimeError):
             if jax.process_count() == 1:
                 self.save(step, state, validation_loss=None, training_seconds=training_seconds)
                 self.wait()

@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import FrameType
 
 EXIT_INTERRUPTED, EXIT_CTRL_C = 75, 130
+
+_PATIENCE = 1.0  # seconds
 
 _ending = threading.Lock()
 
@@ -36,9 +39,11 @@ def _watch(reader: int) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """What both the handler and the thread do; whoever is second leaves it to the first."""
+    """What both the handler and the thread do; whoever is second waits for the first to end it."""
     if not _ending.acquire(blocking=False):
-        return
+        # Nothing runs on meanwhile, nor for ever, should the first wait for what this one holds.
+        time.sleep(_PATIENCE)
+        os._exit(EXIT_INTERRUPTED)
     try:
         for worker in multiprocessing.active_children():
             worker.kill()

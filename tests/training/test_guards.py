@@ -23,6 +23,11 @@ def python(script):
     return begin(sys.executable, "-c", f"from jaxllm.training.guards import *\n{script}")
 
 
+def assert_interrupted(process, *, said, timeout=30):
+    assert process.communicate(timeout=timeout) == (said, LAST_WORDS)
+    assert process.returncode == 75
+
+
 def test_sigterm_within_a_callback_that_swallows_exceptions_ends_the_process():
     """As in JAX's own callback, where a SystemExit would be printed and forgotten."""
     process = python(
@@ -33,8 +38,7 @@ def test_sigterm_within_a_callback_that_swallows_exceptions_ends_the_process():
         "gc.collect()\n"
         "print('went on')"
     )
-    assert process.communicate(timeout=30) == ("said before\n", LAST_WORDS)
-    assert process.returncode == 75
+    assert_interrupted(process, said="said before\n")
 
 
 def test_sigterm_does_not_wait_for_compiled_code():
@@ -49,10 +53,9 @@ def test_sigterm_does_not_wait_for_compiled_code():
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     try:
-        assert process.communicate(timeout=5) == ("", LAST_WORDS)
+        assert_interrupted(process, said="", timeout=5)
     finally:
         process.kill()
-    assert process.returncode == 75
 
 
 def test_a_loop_takes_sigterm_over_and_gives_it_back():
@@ -66,8 +69,7 @@ def test_a_loop_takes_sigterm_over_and_gives_it_back():
         "signal.raise_signal(signal.SIGTERM)\n"
         "print('went on')"
     )
-    assert process.communicate(timeout=60) == ("True 75\n", LAST_WORDS)
-    assert process.returncode == 75
+    assert_interrupted(process, said="True 75\n", timeout=60)
 
 
 def test_sigterm_ends_the_workers_of_the_process():
@@ -80,8 +82,7 @@ def test_sigterm_ends_the_workers_of_the_process():
         "signal.raise_signal(signal.SIGTERM)"
     )
     # The worker holds the other end of the pipes: they close when it is gone.
-    assert process.communicate(timeout=30) == ("", LAST_WORDS)
-    assert process.returncode == 75
+    assert_interrupted(process, said="")
 
 
 @pytest.fixture
