@@ -11,7 +11,7 @@ from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.mesh import ParallelConfig
 
-_ALONG_EMBED = ("embed", "expert_embed")  # gathered before use, where they are cut
+_ALONG_EMBED = ("embed", "latent_input", "expert_embed")  # gathered before use, where they are cut
 
 
 @dataclass(frozen=True)

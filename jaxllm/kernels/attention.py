@@ -35,24 +35,36 @@ def attention(
     v_BSKH: jax.Array,
     *,
     segment_ids_BT: jax.Array | None = None,
+    key_segment_ids_BS: jax.Array | None = None,
     query_slots_BT: jax.Array | None = None,
+    bias_NTS: jax.Array | None = None,
+    is_causal: bool = True,
     window: int | None = None,
     soft_cap: float | None = None,
+    scale: float | None = None,
     implementation: Implementation = "auto",
     layout: Layout | None = None,
 ) -> jax.Array:
-    """Causal grouped-query attention, softmax(q k / sqrt(H)) v, as (B, T, N, H).
+    """Grouped-query attention, softmax(q k / sqrt(H)) v, as (B, T, N, H); H of v may differ.
 
-    segment_ids_BT: queries see only keys of their own segment (needs T == S).
+    segment_ids_BT: queries see only keys of their own segment. key_segment_ids_BS: those of the
+    keys, where keys are of other rows than queries (not causal then); default the queries'.
     query_slots_BT: the index into S of each query, for decoding with a cache; default 0..T-1.
+    bias_NTS: added to the scores. is_causal: whether queries see no key behind their own.
     window: keys that a query sees, its own the last of them; default all before it.
-    soft_cap: scores become cap * tanh(score / cap); default off.
+    soft_cap: scores become cap * tanh(score / cap); default off. scale: default 1 / sqrt(H).
     layout: how the arrays lie on the mesh. Where it is zigzag they are in that order along T.
     ValueError if the implementation asked for cannot do what is asked: nothing is ever ignored.
     """
     assert q_BTNH.shape[2] % k_BSKH.shape[2] == 0, (q_BTNH.shape, k_BSKH.shape)
     assert segment_ids_BT is None or query_slots_BT is None, "a cache holds one document a row"
-    assert query_slots_BT is not None or q_BTNH.shape[1] == k_BSKH.shape[1]
+    is_cross = key_segment_ids_BS is not None or (
+        query_slots_BT is None and q_BTNH.shape[1] != k_BSKH.shape[1]
+    )
+    assert not (is_causal and is_cross), (q_BTNH.shape, k_BSKH.shape)
+    assert is_causal or (window is None and query_slots_BT is None)
+    if scale is not None and scale != (usual := q_BTNH.shape[3] ** -0.5):
+        q_BTNH = q_BTNH * (scale / usual)  # kernels have the usual one built in
     request = describe(
         q_BTNH,
         k_BSKH,
@@ -61,20 +73,29 @@ def attention(
         window=window,
         soft_cap=soft_cap,
         layout=layout,
+        is_causal=is_causal,
+        is_cross=is_cross,
+        has_bias=bias_NTS is not None,
     )
     if request.context_attention is not None:
         attention_context.check(request)
     implementation = choose(implementation, request)
     if query_slots_BT is not None:
         mask_BTS = attention_xla.attention_mask(query_slots_BT, k_BSKH.shape[1], window=window)
-        return attention_xla.masked_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, soft_cap=soft_cap)
+        return attention_xla.masked_attention(
+            q_BTNH, k_BSKH, v_BSKH, mask_BTS, soft_cap=soft_cap, bias_NTS=bias_NTS
+        )
     attend, blocks = _kernels(implementation, window=window, soft_cap=soft_cap, layout=layout)
+    if not is_causal:
+        attend = partial(attend, is_causal=False)
+    if bias_NTS is not None:
+        attend = partial(attend, bias_NTS=bias_NTS)
     is_local = layout is None or (implementation == "xla" and request.context_attention is None)
     if is_local:  # plain JAX is divided over the mesh by the compiler
         out_BTNH = attend(
             *(q_BTNH, k_BSKH, v_BSKH),
             query_segments_BT=segment_ids_BT,
-            key_segments_BS=segment_ids_BT,
+            key_segments_BS=key_segment_ids_BS if is_cross else segment_ids_BT,
             shard=None,
         )
     else:

@@ -30,6 +30,9 @@ def check(request: AttentionRequest) -> None:
     shards, way = request.num_shards, request.context_attention
     if request.has_cache:
         raise ValueError(f"parallel.context={shards}: a key/value cache needs parallel.context=1")
+    if not request.is_causal or request.has_bias:
+        kind = "a bias on scores" if request.has_bias else "attention that is not causal"
+        raise ValueError(f"parallel.context={shards}: {kind} needs parallel.context=1")
     if way == "ring" and request.window is not None:
         raise ValueError(
             "parallel.context_attention=ring cannot do a sliding window; set it to all_gather"

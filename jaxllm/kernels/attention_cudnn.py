@@ -26,6 +26,8 @@ def why_not(request: AttentionRequest) -> str | None:
         return f"the platform {request.platform} (only NVIDIA GPUs)"
     if request.soft_cap is not None:
         return "a soft cap on scores"
+    if request.has_bias or request.is_cross:
+        return "a bias on scores" if request.has_bias else "queries and keys of different rows"
     if request.head_dim % 8 or request.head_dim > MAX_HEAD_DIM:
         return f"heads of {request.head_dim} (only multiples of 8 up to {MAX_HEAD_DIM})"
     if request.num_queries % 2:
@@ -45,6 +47,7 @@ def attend(
     shard: Shard | None,
     window: int | None,
     soft_cap: float | None,
+    is_causal: bool = True,
 ) -> jax.Array:
     """As `attention_xla.attend`."""
     assert soft_cap is None
@@ -68,7 +71,7 @@ def attend(
         k_BSKH,
         v_BSKH,
         mask=mask_B1TS,
-        is_causal=True,
+        is_causal=is_causal,
         local_window_size=None if window is None else (window - 1, 0),
         implementation="cudnn",
     )

@@ -12,7 +12,8 @@ class AttentionRequest:
     """The shapes and options of one attention, global, and where it will run.
 
     platform: cpu, gpu or tpu. num_shards: parts that the length is cut in. is_zigzag: whether
-    each part is two stretches of a row. num_heads and num_kv_heads: of one device.
+    each part is two stretches of a row. num_heads and num_kv_heads: of one device. is_cross:
+    queries and keys are of different rows.
     """
 
     platform: str
@@ -27,6 +28,9 @@ class AttentionRequest:
     soft_cap: float | None
     context_attention: str | None
     num_shards: int
+    is_causal: bool = True
+    is_cross: bool = False
+    has_bias: bool = False
 
     @property
     def stretch(self) -> int:
@@ -45,6 +49,9 @@ def describe(
     window: int | None,
     soft_cap: float | None,
     layout: Layout | None,
+    is_causal: bool = True,
+    is_cross: bool = False,
+    has_bias: bool = False,
 ) -> AttentionRequest:
     """The request that `attention` was called with."""
     num_shards = 1 if layout is None else layout.degree("length")
@@ -63,4 +70,7 @@ def describe(
         soft_cap=soft_cap,
         context_attention=None if layout is None or num_shards == 1 else layout.context_attention,
         num_shards=num_shards,
+        is_causal=is_causal,
+        is_cross=is_cross,
+        has_bias=has_bias,
     )

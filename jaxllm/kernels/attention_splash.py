@@ -120,6 +120,8 @@ def why_not(request: AttentionRequest) -> str | None:
         return f"the platform {request.platform} (only TPUs)"
     if request.has_cache:
         return "a key/value cache"
+    if request.has_bias or request.is_cross:
+        return "a bias on scores" if request.has_bias else "queries and keys of different rows"
     if request.stretch % LANES:
         return (
             f"stretches of {request.stretch} positions (data.sequence_length over the shards of "
@@ -139,12 +141,13 @@ def attend(
     window: int | None,
     soft_cap: float | None,
     chip: str | None,
+    is_causal: bool = True,
     interpret: bool = False,
 ) -> jax.Array:
     """As `attention_xla.attend`, on a chip of this name. interpret: slowly, on any platform."""
     S = k_BSKH.shape[1]
     kernel = _kernel(
-        Mask(S, S, window=window, num_shards=1 if shard is None else shard.num_shards),
+        Mask(S, S, is_causal, window, num_shards=1 if shard is None else shard.num_shards),
         head_dim=q_BTNH.shape[3],
         soft_cap=soft_cap,
         chip=chip,

@@ -24,18 +24,26 @@ def attend(
     shard: Shard | None,
     window: int | None,
     soft_cap: float | None,
+    is_causal: bool = True,
+    bias_NTS: jax.Array | None = None,
 ) -> jax.Array:
-    """One device's causal attention. shard: the part of S that the queries are; None is all."""
+    """One device's attention. shard: the part of S that the queries are; None is all.
+
+    bias_NTS: what is added to the scores.
+    """
     num_keys = k_BSKH.shape[1]
-    slots_T = jnp.arange(num_keys) if shard is None else shard_positions(num_keys, shard)
-    mask_BTS = attention_mask(
-        slots_T[None],
-        num_keys,
-        query_segments_BT=query_segments_BT,
-        key_segments_BS=key_segments_BS,
-        window=window,
-    )
-    return masked_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, soft_cap=soft_cap)
+    if is_causal:
+        slots_T = jnp.arange(num_keys) if shard is None else shard_positions(num_keys, shard)
+        mask_BTS = attention_mask(
+            slots_T[None],
+            num_keys,
+            query_segments_BT=query_segments_BT,
+            key_segments_BS=key_segments_BS,
+            window=window,
+        )
+    else:
+        mask_BTS = same_segment(query_segments_BT, key_segments_BS)
+    return masked_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, soft_cap=soft_cap, bias_NTS=bias_NTS)
 
 
 def attention_mask(
@@ -55,20 +63,32 @@ def attention_mask(
     mask_BTS = query_slots_BT[:, :, None] >= keys_S[None, None, :]
     if window is not None:
         mask_BTS = mask_BTS & (keys_S[None, None, :] > query_slots_BT[:, :, None] - window)
-    if query_segments_BT is not None and key_segments_BS is not None:
-        mask_BTS = mask_BTS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
-    return mask_BTS
+    same_BTS = same_segment(query_segments_BT, key_segments_BS)
+    return mask_BTS if same_BTS is None else mask_BTS & same_BTS
+
+
+def same_segment(
+    query_segments_BT: jax.Array | None, key_segments_BS: jax.Array | None
+) -> jax.Array | None:
+    """True where query and key are of one document, as (B, T, S); None without documents."""
+    if query_segments_BT is None or key_segments_BS is None:
+        return None
+    return query_segments_BT[:, :, None] == key_segments_BS[:, None, :]
 
 
 def masked_attention(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
-    mask_BTS: jax.Array,
+    mask_BTS: jax.Array | None,
     *,
     soft_cap: float | None = None,
+    bias_NTS: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(q k / sqrt(H)) v where the mask is True; scores and softmax in float32."""
+    """softmax(q k / sqrt(H) + bias) v where the mask is True; scores and softmax in float32.
+
+    Heads of v may have another width; None masks nothing.
+    """
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     # Heads first, and the queries that share a key head as one matrix: products that a CPU's
@@ -83,11 +103,14 @@ def masked_attention(
         preferred_element_type=jnp.float32,
     )
     scores_BKGTS = capped(scores_BKMS, soft_cap).reshape(B, K, N // K, T, S)
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -jnp.inf)
+    if bias_NTS is not None:
+        scores_BKGTS = scores_BKGTS + bias_NTS.astype(jnp.float32).reshape(K, N // K, T, S)
+    if mask_BTS is not None:
+        scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -jnp.inf)
     weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
     out_BKMH = jnp.einsum("BKMS,BKSH->BKMH", weights_BKGTS.reshape(B, K, -1, S), v_BKSH)
-    out_BKGTH = out_BKMH.reshape(B, K, N // K, T, H)
-    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    out_BKGTH = out_BKMH.reshape(B, K, N // K, T, -1)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, -1)
 
 
 def capped(scores: jax.Array, soft_cap: float | None) -> jax.Array:

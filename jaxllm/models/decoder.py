@@ -3,13 +3,14 @@
 B batch, T length, S cache slots, D embed, K key/value heads, H head, L layers, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxllm.models.block import Block, LayerResults, embed_norm
+from jaxllm.models.block import Block, LayerResults, Rows, embed_norm
 from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.nn.attention import Cache
 from jaxllm.nn.dropout import dropout, fold_in
@@ -53,7 +54,7 @@ class Decoder(nnx.Module):
         self.blocks = _stack(
             stack_key, config, config.moe, config.num_layers - config.num_dense_layers
         )
-        self.norm = embed_norm(norm_key, config)
+        self.norm = None if config.norm_position == "post" else embed_norm(norm_key, config)
         self.out = (
             None
             if config.is_tied
@@ -140,33 +141,40 @@ class Decoder(nnx.Module):
         platform = jax.default_backend() if layout is None else layout.platform
         dtype = self.config.compute_dtype(platform)
         x_BTD = self.embed(tokens_BT, dtype=dtype, layout=layout)
+        if self.config.is_embed_scaled:
+            x_BTD = x_BTD * jnp.asarray(math.sqrt(self.config.embed_dim), dtype)
         if self.position_embed is not None:
             x_BTD = x_BTD + self.position_embed(positions_BT, dtype=dtype, layout=layout)
         keys = fold_in(keys_B, self.config.num_layers)
         x_BTD = dropout(x_BTD, self.config.dropout, keys, layout=layout)
         x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
 
+        windowed = self.config.windowed_layers
+
         def body(
-            block: Block, x_BTD: jax.Array, xs: tuple, rows: tuple, layout: Layout | None
+            block: Block, x_BTD: jax.Array, xs: tuple, rows: Rows, layout: Layout | None
         ) -> tuple[jax.Array, LayerResults]:
-            (index, layer_cache), (positions_BT, segment_ids_BT, keys_B) = xs, rows
+            index, is_windowed, layer_cache = xs
             return block(
                 x_BTD,
-                positions_BT=positions_BT,
-                segment_ids_BT=segment_ids_BT,
+                rows._replace(keys_B=fold_in(rows.keys_B, index)),
                 cache=layer_cache,
-                keys_B=fold_in(keys_B, index),
+                is_windowed=windowed[0] if is_windowed is None else is_windowed,
                 layout=layout,
             )
 
         def run(
             stack: Stack, x_BTD: jax.Array, first: int, cache: Cache | None
         ) -> tuple[jax.Array, LayerResults]:
+            last = first + stack.num_layers
+            # Where all layers are of one kind, it is part of the program and not of its data.
+            is_mixed = len(set(windowed)) > 1
+            kinds = jnp.asarray(windowed[first:last]) if is_mixed else None
             return stack(
                 body,
                 x_BTD,
-                (jnp.arange(first, first + stack.num_layers), cache),
-                rows=(positions_BT, segment_ids_BT, keys_B),
+                (jnp.arange(first, last), kinds, cache),
+                rows=Rows(positions_BT, segment_ids_BT, keys_B),
                 layout=layout,
             )
 
@@ -181,8 +189,9 @@ class Decoder(nnx.Module):
             x_BTD, (dense_cache, _) = run(self.dense_blocks, x_BTD, 0, dense_cache)
             x_BTD, (moe_cache, router) = run(self.blocks, x_BTD, num_dense, moe_cache)
             cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), dense_cache, moe_cache)
-        x_BTD = constrain(layout, self.norm(x_BTD), "batch", "length", "act_embed")
-        return x_BTD, (cache, router)
+        if self.norm is not None:
+            x_BTD = self.norm(x_BTD)
+        return constrain(layout, x_BTD, "batch", "length", "act_embed"), (cache, router)
 
     def logits(self, x_BTD: jax.Array, *, layout: Layout | None = None) -> jax.Array:
         """(B, T, D), as `hidden` gives it -> (B, T, V)."""
@@ -217,15 +226,25 @@ class Decoder(nnx.Module):
     def empty_cache(self, batch_size: int, num_slots: int) -> Cache:
         """A cache of zeros for `batch_size` rows of up to `num_slots` tokens each."""
         config = self.config
-        shape = (config.num_layers, batch_size, num_slots, config.kv_heads, config.head_size)
-        zeros_LBSKH = jnp.zeros(shape, config.compute_dtype(jax.default_backend()))
-        return Cache(zeros_LBSKH, zeros_LBSKH)
+        shape = (config.num_layers, batch_size, num_slots)
+        keys, values = (config.kv_heads, config.head_size), (config.kv_heads, config.head_size)
+        if config.latent is not None:
+            keys, values = (1, config.latent.rope_dim), (1, config.latent.kv_rank)
+        dtype = config.compute_dtype(jax.default_backend())
+        return Cache(jnp.zeros((*shape, *keys), dtype), jnp.zeros((*shape, *values), dtype))
 
 
 def _stack(key: jax.Array, config: DecoderConfig, moe: MoeConfig | None, num_layers: int) -> Stack:
     return Stack(
         key,
-        lambda layer_key: Block(layer_key, config, moe),
+        lambda layer_key: Block(
+            layer_key,
+            config,
+            scores=config.scores,
+            moe=moe,
+            latent=config.latent,
+            is_parallel=config.is_parallel,
+        ),
         num_layers=num_layers,
         remat=config.remat,
         offload=config.offload,

@@ -1,109 +1,86 @@
-"""What a decoder-only transformer can be, with the options that GPT-2, Llama and Mixtral need."""
+"""What a decoder-only transformer can be, with the options of the families that are published."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import jax
-import jax.numpy as jnp
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from jaxllm.kernels.attention import Implementation
-from jaxllm.nn.mlp import Activation
+from jaxllm.models.block_config import BlockConfig
+from jaxllm.nn.attention import Scores
+from jaxllm.nn.latent_attention import LatentConfig
 from jaxllm.nn.moe import MoeConfig
-from jaxllm.nn.norm import NormType
-from jaxllm.nn.param import Initializer, fan_in_normal, normal, zeros
-from jaxllm.nn.remat import OffloadPolicy, RematPolicy, check_offload
+from jaxllm.nn.rope import Rope
+from jaxllm.nn.rope_scaling import RopeScaling
 from jaxllm.parallel.axes import WeightSpec
-from jaxllm.schema import Config
 
 if TYPE_CHECKING:
     from jaxllm.models.decoder import Decoder
 
-Dtype = Literal["auto", "float32", "bfloat16"]
 
-
-class DecoderConfig(Config):
+class DecoderConfig(BlockConfig):
     """A decoder-only transformer. The defaults are a small Llama."""
 
     type: Literal["decoder"] = "decoder"
     """Kind of network: a decoder."""
     vocab_size: PositiveInt | None = None
     """Rows of the embedding; null is the tokenizer's size rounded up to a multiple of 64."""
-    num_layers: PositiveInt = 4
-    """Number of transformer blocks."""
-    embed_dim: PositiveInt = 256
-    """Width of the residual stream."""
-    num_heads: PositiveInt = 4
-    """Number of query heads."""
-    num_kv_heads: PositiveInt | None = None
-    """Number of key/value heads, a divisor of num_heads; null is num_heads."""
-    head_dim: PositiveInt | None = None
-    """Width of one head; null is embed_dim / num_heads."""
-    mlp_dim: PositiveInt | None = None
-    """Width of the feed-forward layer; null is 4 * embed_dim."""
-    norm: NormType = "rms"
-    """Normalisation before attention, feed-forward and output: rms or layer."""
-    norm_epsilon: PositiveFloat = 1e-6
-    """Added to the variance in every norm."""
     positions: Literal["rope", "learned"] = "rope"
     """Rotary positions, or a learned table of max_length rows."""
-    rope_theta: PositiveFloat = 10_000.0
-    """Base of the rotary frequencies."""
     max_length: PositiveInt = 1024
     """Rows of the learned position table, in tokens; unused with rope."""
-    has_qk_norm: bool = False
-    """Whether queries and keys are RMS-normalised per head."""
-    is_gated: bool = True
-    """Whether the feed-forward layer has a gate (SwiGLU, GeGLU)."""
-    activation: Activation = "silu"
-    """Nonlinearity of the feed-forward layer: silu, gelu, gelu_exact, relu or relu_squared."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary frequencies."""
+    rope_fraction: PositiveFloat = Field(1.0, le=1.0)
+    """Share of each head that is rotated, its first dimensions."""
+    rope_scaling: RopeScaling | None = None
+    """Change of the rotary frequencies for longer contexts, by type; null is none."""
+    window: PositiveInt | None = None
+    """Tokens that a token sees in layers with a window, itself included; null has no windows."""
+    window_pattern: tuple[bool, ...] = (True,)
+    """Whether each layer has the window, repeated over the depth."""
+    window_rope_theta: PositiveFloat | None = None
+    """Base of the rotary frequencies of layers with a window, never scaled; null is as in the
+    others."""
+    is_parallel: bool = False
+    """Whether attention and feed-forward layer of a block read the same input."""
+    latent: LatentConfig | None = None
+    """Keys and values made of one small vector a token; null is usual heads."""
     moe: MoeConfig | None = None
     """Mixture of experts in place of the feed-forward layers; null is dense ones."""
+    is_embed_scaled: bool = False
+    """Whether embedded tokens are multiplied by sqrt(embed_dim)."""
     is_tied: bool = False
     """Whether the output projection is the transposed embedding."""
-    use_bias: bool = False
-    """Whether linear layers and layer norms have biases."""
-    dropout: NonNegativeFloat = Field(0.0, lt=1.0)
-    """Probability of zeroing an element of each residual branch and of the embedding."""
-    logit_soft_cap: PositiveFloat | None = None
-    """Logits become cap * tanh(logits / cap); null is off."""
-    init_std: PositiveFloat | None = None
-    """Standard deviation of hidden matrices at the start; null is 1 / sqrt(fan-in)."""
-    embed_init_std: PositiveFloat = 0.02
-    """Standard deviation of the embeddings at the start."""
-    residual_init: Literal["same", "depth_scaled", "zero"] = "same"
-    """Start of projections back into the residual stream: same, / sqrt(2 num_layers), or zero."""
     output_init: Literal["same", "zero"] = "same"
     """The untied output projection starts like hidden matrices or at 0."""
-    dtype: Dtype = "auto"
-    """Precision of activations and matmuls; auto is float32 on CPU and bfloat16 elsewhere."""
-    attention: Implementation = "auto"
-    """Attention implementation: auto, xla, splash (TPU) or cudnn (NVIDIA GPUs)."""
-    remat: RematPolicy = "none"
-    """Activations kept for the backward pass, others are recomputed: none (all are kept), dots
-    (matmul results), full (only the inputs of blocks), or by name: attention,
-    attention_value, qkv, qkv_mlp, matmuls."""
-    offload: OffloadPolicy = "none"
-    """Named activations kept in host memory instead of being recomputed: none, qkv or qkv_mlp."""
-    is_scanned: bool = True
-    """Whether blocks run as one compiled loop rather than unrolled."""
+    logit_soft_cap: PositiveFloat | None = None
+    """Logits become cap * tanh(logits / cap); null is off."""
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> "DecoderConfig":
-        if self.num_heads % self.kv_heads:
+    def _parts_fit(self) -> "DecoderConfig":
+        if self.positions == "rope" and self.latent is None:
+            rotated = self.head_size * self.rope_fraction
+            if rotated % 2:
+                raise ValueError(
+                    f"rope_fraction={self.rope_fraction} of head_dim={self.head_size} is {rotated}"
+                    "; rotary positions rotate pairs, so make it an even number"
+                )
+        if self.window is None and (self.window_pattern != (True,) or self.window_rope_theta):
             raise ValueError(
-                f"num_kv_heads={self.kv_heads} does not divide num_heads={self.num_heads}"
+                "window_pattern or window_rope_theta is given, but window is null; give window"
             )
-        if self.head_dim is None and self.embed_dim % self.num_heads:
+        if not self.window_pattern:
+            raise ValueError("window_pattern is empty; give a list of true and false")
+        if self.is_parallel and self.norm_position != "pre":
             raise ValueError(
-                f"num_heads={self.num_heads} does not divide embed_dim={self.embed_dim}; "
-                "change one of them, or give head_dim"
+                f"is_parallel=true with norm_position={self.norm_position}; only pre is known"
             )
-        if self.positions == "rope" and self.head_size % 2:
-            raise ValueError(f"head_dim={self.head_size} is odd; rotary positions rotate pairs")
-        check_offload(self.remat, self.offload)
         if self.moe is not None:
             self._check_moe(self.moe)
+        if self.latent is not None:
+            self._check_latent()
         return self
 
     def _check_moe(self, moe: MoeConfig) -> None:
@@ -117,20 +94,41 @@ class DecoderConfig(Config):
                 "leaves no layer with experts; lower it, or leave moe out"
             )
 
-    @property
-    def kv_heads(self) -> int:
-        """Number of key/value heads."""
-        return self.num_kv_heads or self.num_heads
+    def _check_latent(self) -> None:
+        has = {
+            "num_kv_heads": self.kv_heads != self.num_heads,
+            "head_dim": self.head_dim is not None,
+            "qk_norm": self.qk_norm != "none",
+            "use_bias or attention_bias": self.projection_bias != "none",
+            "rope_fraction": self.rope_fraction != 1.0,
+            "positions=learned": self.positions != "rope",
+        }
+        given = [key for key, is_given in has.items() if is_given]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} given beside latent, which has its own sizes; leave it out"
+            )
 
     @property
-    def head_size(self) -> int:
-        """Width of one head."""
-        return self.head_dim or self.embed_dim // self.num_heads
+    def scores(self) -> Scores:
+        """How attention scores are made."""
+        if self.positions != "rope":
+            return replace(super().scores, window=self.window)
+        theta = self.window_rope_theta
+        return replace(
+            super().scores,
+            window=self.window,
+            rope=Rope(self.rope_theta, self.rope_fraction, self.rope_scaling),
+            window_rope=None if theta is None else Rope(theta, self.rope_fraction),
+        )
 
     @property
-    def mlp_size(self) -> int:
-        """Width of a dense feed-forward layer."""
-        return self.mlp_dim or 4 * self.embed_dim
+    def windowed_layers(self) -> tuple[bool, ...]:
+        """Whether each layer has the window."""
+        if self.window is None:
+            return (False,) * self.num_layers
+        pattern = self.window_pattern
+        return tuple(pattern[layer % len(pattern)] for layer in range(self.num_layers))
 
     @property
     def stack_depths(self) -> tuple[int, ...]:
@@ -142,26 +140,6 @@ class DecoderConfig(Config):
     def num_dense_layers(self) -> int:
         """Number of first layers in a stack of their own, dense ones before mixtures."""
         return 0 if self.moe is None else self.moe.num_dense_layers
-
-    def compute_dtype(self, platform: str) -> jnp.dtype:
-        """The dtype of activations on a platform (cpu, gpu, tpu)."""
-        if self.dtype == "auto":
-            # Without matrix units for it, bf16 is 2.5 times slower than float32 on a CPU.
-            return jnp.dtype("float32" if platform == "cpu" else "bfloat16")
-        return jnp.dtype(self.dtype)
-
-    @property
-    def hidden_init(self) -> Initializer:
-        """How hidden matrices start."""
-        return normal(self.init_std) if self.init_std else fan_in_normal()
-
-    @property
-    def branch_init(self) -> Initializer:
-        """How projections back into the residual stream start."""
-        if self.residual_init == "zero":
-            return zeros
-        scale = (2 * self.num_layers) ** -0.5 if self.residual_init == "depth_scaled" else 1.0
-        return normal(self.init_std * scale) if self.init_std else fan_in_normal(scale)
 
     def padded_vocab_size(self, tokenizer_size: int) -> int:
         """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
@@ -201,7 +179,13 @@ class DecoderConfig(Config):
         num_matmul_params: the sum of `active_size`, so that only chosen experts count.
 
         The convention of PaLM (arXiv:2204.02311, appendix B): the causal half of attention is
-        not subtracted and recomputation is not counted.
+        not subtracted and recomputation is not counted. T is the window where that is less.
         """
-        attention = 12 * self.num_layers * self.num_heads * self.head_size * length
-        return 6.0 * num_matmul_params + attention
+        seen = sum(
+            min(length, self.window) if self.window is not None and is_windowed else length
+            for is_windowed in self.windowed_layers
+        )
+        width: float = self.head_size
+        if self.latent is not None:  # keys and values of different widths
+            width = (self.latent.plain_dim + self.latent.rope_dim + self.latent.value_dim) / 2
+        return 6.0 * num_matmul_params + 12 * seen * self.num_heads * width

@@ -1,9 +1,12 @@
-"""Self-attention with grouped queries, rotary positions and an optional key/value cache.
+"""Attention with grouped queries, rotary positions and an optional key/value cache.
 
-B batch, T new positions, S cache slots, D embed, N query heads, K key/value heads, H head.
+B batch, T new positions, S cache slots or positions of another text, D embed, N query heads,
+K key/value heads, H head.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +17,12 @@ from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.norm import Norm
 from jaxllm.nn.param import Initializer
 from jaxllm.nn.remat import kept
-from jaxllm.nn.rope import rotate
+from jaxllm.nn.rope import Rope, rotate
+from jaxllm.parallel.axes import Axis
 from jaxllm.parallel.layouts import Layout, constrain
+
+AttentionBias = Literal["none", "qkv", "all"]
+QkNorm = Literal["none", "head", "projection"]
 
 
 class Cache(NamedTuple):
@@ -25,8 +32,82 @@ class Cache(NamedTuple):
     values_BSKH: jax.Array
 
 
+class Memory(NamedTuple):
+    """Another text that is attended to, with what tells its real positions from padding."""
+
+    x_BSD: jax.Array
+    segment_ids_BS: jax.Array | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How scores are made and masked, as `kernels.attention` has it.
+
+    rope: rotary positions; None is none. window_rope: those of layers with a window. window:
+    keys that a query of such a layer sees. scale: None is 1 / sqrt(head).
+    """
+
+    rope: Rope | None = None
+    window_rope: Rope | None = None
+    is_causal: bool = True
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+    implementation: Implementation = "auto"
+
+    def turns(
+        self, positions_BT: jax.Array, head_dim: int, is_windowed: jax.Array | bool
+    ) -> tuple[jax.Array, jax.Array] | None:
+        """The rotary angles' cosines and sines in this layer."""
+        if self.rope is None:
+            return None
+        turns = self.rope.turns(positions_BT, head_dim)
+        if self.window_rope == self.rope or self.window_rope is None or is_windowed is False:
+            return turns
+        window_turns = self.window_rope.turns(positions_BT, head_dim)
+        if is_windowed is True:
+            return window_turns
+        return jax.tree.map(partial(jnp.where, is_windowed), window_turns, turns)
+
+    def attend(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        *,
+        is_windowed: jax.Array | bool,
+        segment_ids_BT: jax.Array | None = None,
+        key_segment_ids_BS: jax.Array | None = None,
+        query_slots_BT: jax.Array | None = None,
+        bias_NTS: jax.Array | None = None,
+        layout: Layout | None,
+    ) -> jax.Array:
+        """(B, T, N, H), as `kernels.attention`."""
+
+        def run(window: int | None, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return attention(
+                *(q, k, v),
+                segment_ids_BT=segment_ids_BT,
+                key_segment_ids_BS=key_segment_ids_BS,
+                query_slots_BT=query_slots_BT,
+                bias_NTS=bias_NTS,
+                is_causal=self.is_causal,
+                window=window,
+                soft_cap=self.soft_cap,
+                scale=self.scale,
+                implementation=self.implementation,
+                layout=layout,
+            )
+
+        if isinstance(is_windowed, bool):
+            return run(self.window if is_windowed else None, q_BTNH, k_BSKH, v_BSKH)
+        # Windows are static to kernels, layers of one stack share a program: it has both.
+        branches = (partial(run, self.window), partial(run, None))
+        return jax.lax.cond(is_windowed, *branches, q_BTNH, k_BSKH, v_BSKH)
+
+
 class Attention(nnx.Module):
-    """softmax(q k) v over causal, same-document positions (arXiv:1706.03762, 2305.13245)."""
+    """softmax(q k) v over the positions that a query may see (arXiv:1706.03762, 2305.13245)."""
 
     def __init__(
         self,
@@ -36,10 +117,11 @@ class Attention(nnx.Module):
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        rope_theta: float | None,
-        qk_norm_epsilon: float | None,
-        use_bias: bool,
-        implementation: Implementation,
+        scores: Scores,
+        qk_norm: QkNorm,
+        norm_epsilon: float,
+        has_centered_scale: bool,
+        bias: AttentionBias,
         init: Initializer,
         output_init: Initializer,
     ):
@@ -47,23 +129,29 @@ class Attention(nnx.Module):
         embed: Dims = {"embed": embed_dim}
         queries: Dims = {"heads": num_heads, "head_dim": head_dim}
         keys: Dims = {"kv_heads": num_kv_heads, "head_dim": head_dim}
-        self.rope_theta = rope_theta
-        self.implementation = implementation
+        self.scores = scores
+        use_bias = bias != "none"
         self.query = Linear(q_key, inputs=embed, outputs=queries, use_bias=use_bias, init=init)
         self.key = Linear(k_key, inputs=embed, outputs=keys, use_bias=use_bias, init=init)
         self.value = Linear(v_key, inputs=embed, outputs=keys, use_bias=use_bias, init=init)
         self.out = Linear(
-            out_key, inputs=queries, outputs=embed, use_bias=use_bias, init=output_init
+            out_key, inputs=queries, outputs=embed, use_bias=bias == "all", init=output_init
         )
-        # QK-norm (arXiv:2302.05442) keeps attention logits bounded at high learning rates.
-        self.query_norm = self._head_norm(q_key, head_dim, qk_norm_epsilon)
-        self.key_norm = self._head_norm(k_key, head_dim, qk_norm_epsilon)
 
-    @staticmethod
-    def _head_norm(key: jax.Array, size: int, epsilon: float | None) -> Norm | None:
-        if epsilon is None:
-            return None
-        return Norm(key, axis="head_dim", size=size, norm_type="rms", epsilon=epsilon)
+        def norm(key: jax.Array, dims: Dims) -> Norm:
+            axes: tuple[Axis, ...] = ("head_dim",) if qk_norm == "head" else tuple(dims)
+            return Norm(
+                key,
+                axis=axes,
+                size=tuple(dims[axis] for axis in axes),
+                norm_type="rms",
+                epsilon=norm_epsilon,
+                has_centered_scale=has_centered_scale,
+            )
+
+        # QK-norm (arXiv:2302.05442) keeps attention logits bounded at high learning rates.
+        self.query_norm = None if qk_norm == "none" else norm(q_key, queries)
+        self.key_norm = None if qk_norm == "none" else norm(k_key, keys)
 
     def __call__(
         self,
@@ -72,35 +160,40 @@ class Attention(nnx.Module):
         positions_BT: jax.Array,
         segment_ids_BT: jax.Array | None,
         cache: Cache | None,
+        is_windowed: jax.Array | bool = False,
+        memory: Memory | None = None,
+        bias_NTS: jax.Array | None = None,
         layout: Layout | None,
     ) -> tuple[jax.Array, Cache | None]:
         """(B, T, D) -> (B, T, D) and the cache with the new keys and values in it.
 
-        With a cache, positions_BT are also the slots that the new tokens fill.
+        With a cache, positions_BT are also the slots that the new tokens fill. is_windowed:
+        whether this layer has the window. memory: what keys and values are made of; default x.
+        bias_NTS: added to the scores.
         """
+        source_BSD = x_BTD if memory is None else memory.x_BSD
         q_BTNH = self.query(x_BTD)
-        k_BTKH = self.key(x_BTD)
+        k_BSKH = self.key(source_BSD)
         if self.query_norm is not None and self.key_norm is not None:
-            q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
-        if self.rope_theta is not None:
-            q_BTNH = rotate(q_BTNH, positions_BT, theta=self.rope_theta)
-            k_BTKH = rotate(k_BTKH, positions_BT, theta=self.rope_theta)
+            q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
+        turns = self.scores.turns(positions_BT, q_BTNH.shape[-1], is_windowed)
+        if turns is not None:
+            q_BTNH, k_BSKH = rotate(q_BTNH, turns), rotate(k_BSKH, turns)
         q_BTNH = constrain(layout, q_BTNH, "batch", "length", "act_heads", None)
-        k_BTKH = constrain(layout, k_BTKH, "batch", "length", "act_kv_heads", None)
-        v_BTKH = constrain(layout, self.value(x_BTD), "batch", "length", "act_kv_heads", None)
-        q_BTNH, k_BTKH, v_BTKH = kept(q_BTNH, "query"), kept(k_BTKH, "key"), kept(v_BTKH, "value")
-        if cache is None:
-            k_BSKH, v_BSKH, slots_BT = k_BTKH, v_BTKH, None
-        else:
-            cache = extend(cache, k_BTKH, v_BTKH, positions_BT)
-            k_BSKH, v_BSKH, slots_BT = cache.keys_BSKH, cache.values_BSKH, positions_BT
-        out_BTNH = attention(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
+        k_BSKH = constrain(layout, k_BSKH, "batch", "length", "act_kv_heads", None)
+        v_BSKH = constrain(layout, self.value(source_BSD), "batch", "length", "act_kv_heads", None)
+        q_BTNH, k_BSKH, v_BSKH = kept(q_BTNH, "query"), kept(k_BSKH, "key"), kept(v_BSKH, "value")
+        slots_BT = None
+        if cache is not None:
+            cache = extend(cache, k_BSKH, v_BSKH, positions_BT)
+            (k_BSKH, v_BSKH), slots_BT = cache, positions_BT
+        out_BTNH = self.scores.attend(
+            *(q_BTNH, k_BSKH, v_BSKH),
+            is_windowed=is_windowed,
             segment_ids_BT=segment_ids_BT,
+            key_segment_ids_BS=None if memory is None else memory.segment_ids_BS,
             query_slots_BT=slots_BT,
-            implementation=self.implementation,
+            bias_NTS=bias_NTS,
             layout=layout,
         )
         return self.out(out_BTNH), cache

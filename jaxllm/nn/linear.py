@@ -6,6 +6,7 @@ Adapters and quantisation replace this object; nothing else multiplies by a weig
 import math
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm.kernels.matmul import matmul
@@ -52,6 +53,19 @@ class Linear(nnx.Module):
         y = matmul(x.reshape(*rows, num_inputs), kernel.reshape(num_inputs, -1))
         y = y.reshape(*rows, *outputs)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+    def each(self, x: jax.Array) -> jax.Array:
+        """(..., heads, inputs) -> (..., heads, outputs): each head's own input, by its part."""
+        return jnp.einsum("...NI,INO->...NO", x, self._of_heads(x))
+
+    def each_transposed(self, y: jax.Array) -> jax.Array:
+        """(..., heads, outputs) -> (..., heads, inputs): each head's part, backward."""
+        return jnp.einsum("...NO,INO->...NI", y, self._of_heads(y))
+
+    def _of_heads(self, like: jax.Array) -> jax.Array:
+        assert self.kernel[...].ndim == 3, self.kernel[...].shape
+        assert self.bias is None, "it belongs to no input of a head"
+        return self.kernel[...].astype(like.dtype)
 
 
 def _bias_spec(outputs: Dims) -> WeightSpec:

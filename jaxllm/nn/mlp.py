@@ -16,12 +16,13 @@ from jaxllm.nn.param import Initializer
 from jaxllm.nn.remat import kept
 from jaxllm.parallel.layouts import Layout, constrain
 
-Activation = Literal["silu", "gelu", "gelu_exact", "relu", "relu_squared"]
+Activation = Literal["silu", "gelu", "gelu_exact", "gelu_sigmoid", "relu", "relu_squared"]
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": jax.nn.gelu,  # the tanh form, as GPT-2 has it
     "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_sigmoid": lambda x: x * jax.nn.sigmoid(1.702 * x),  # arXiv:1606.08415, section 2
     "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # arXiv:2109.08668
 }

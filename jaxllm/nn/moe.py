@@ -29,6 +29,10 @@ class MoeConfig(Config):
     """Hidden width of one expert; null is the width of the dense feed-forward layer."""
     num_shared_experts: NonNegativeInt = 0
     """Experts that every token passes beside its own, computed as one that much wider."""
+    num_groups: PositiveInt = 1
+    """Groups of as many neighbouring experts, of which a token chooses first (DeepSeek-V3)."""
+    top_groups: PositiveInt | None = None
+    """Groups that a token chooses its experts from; null is all."""
     num_dense_layers: NonNegativeInt = 0
     """Number of first layers that keep a dense feed-forward layer."""
     scoring: Scoring = "softmax"
@@ -51,6 +55,14 @@ class MoeConfig(Config):
                 f"top_k={self.top_k} of num_experts={self.num_experts} cannot be chosen; lower "
                 "top_k or raise num_experts"
             )
+        groups, size = self.num_groups, self.num_experts // self.num_groups
+        chosen = self.top_groups or groups
+        if self.num_experts % groups or chosen > groups or chosen * size < self.top_k:
+            raise ValueError(
+                f"top_groups={chosen} of num_groups={groups} with num_experts={self.num_experts} "
+                f"and top_k={self.top_k} cannot be chosen; groups divide the experts, and those "
+                "chosen have top_k of them"
+            )
         return self
 
     def build(
@@ -72,6 +84,8 @@ class MoeConfig(Config):
             embed_dim=embed_dim,
             num_experts=self.num_experts,
             top_k=self.top_k,
+            num_groups=self.num_groups,
+            top_groups=self.top_groups or self.num_groups,
             scoring=self.scoring,
             is_normalized=self.is_normalized,
             scale=self.score_scale,

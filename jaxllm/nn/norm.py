@@ -1,4 +1,4 @@
-"""Root-mean-square and layer normalisation over the last dimension."""
+"""Root-mean-square and layer normalisation over the last dimensions."""
 
 from typing import Literal
 
@@ -22,25 +22,34 @@ class Norm(nnx.Module):
         self,
         key: jax.Array,
         *,
-        axis: Axis,
-        size: int,
+        axis: Axis | tuple[Axis, ...],
+        size: int | tuple[int, ...],
         norm_type: NormType,
         epsilon: float,
         use_bias: bool = False,
+        has_centered_scale: bool = False,
     ):
+        """has_centered_scale: the scale is kept minus one, so that decay pulls it to one."""
+        axes = (axis,) if isinstance(axis, str) else axis
+        shape = (size,) if isinstance(size, int) else size
         self.norm_type = norm_type
         self.epsilon = epsilon
-        self.scale = declare(key, WeightSpec((size,), (axis,), "scale", output_dims=(0,)), ones)
-        bias = WeightSpec((size,), (axis,), "bias", output_dims=(0,))
+        self.has_centered_scale = has_centered_scale
+        dims = tuple(range(len(shape)))
+        scale = WeightSpec(shape, axes, "scale", output_dims=dims)
+        self.scale = declare(key, scale, zeros if has_centered_scale else ones)
+        bias = WeightSpec(shape, axes, "bias", output_dims=dims)
         self.bias = declare(key, bias, zeros) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., size) -> the same shape and dtype."""
+        """(..., *size) -> the same shape and dtype."""
         y = x.astype(jnp.float32)
+        dims = tuple(range(-self.scale[...].ndim, 0))
         if self.norm_type == "layer":
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        mean_square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(mean_square + self.epsilon) * self.scale[...]
+            y = y - jnp.mean(y, axis=dims, keepdims=True)
+        mean_square = jnp.mean(jnp.square(y), axis=dims, keepdims=True)
+        scale = self.scale[...] + 1.0 if self.has_centered_scale else self.scale[...]
+        y = y * jax.lax.rsqrt(mean_square + self.epsilon) * scale
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(x.dtype)

@@ -3,17 +3,57 @@
 B batch, T length, N heads, H one head.
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 
+from jaxllm.nn.rope_scaling import RopeScaling
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, *, theta: float) -> jax.Array:
-    """Rotate the pair (x[i], x[i + H/2]) of each head by position * theta^(-2i/H)."""
-    half = x_BTNH.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    # float32: at position 100,000 a bf16 angle is off by whole turns.
-    angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles_BT1F), jnp.sin(angles_BT1F)
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions: pair i of a head turns by position * theta^(-2i / rotated dimensions).
+
+    fraction: share of a head that is rotated, its first dimensions. scaling: what is done to the
+    frequencies for longer contexts; None is nothing.
+    """
+
+    theta: float
+    fraction: float = 1.0
+    scaling: RopeScaling | None = None
+
+    def rotated_dims(self, head_dim: int) -> int:
+        """Dimensions of a head that are rotated."""
+        return round(head_dim * self.fraction)
+
+    def turns(self, positions_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+        """Cosines and sines of the angles, as (B, T, 1, F), float32."""
+        half = self.rotated_dims(head_dim) // 2
+        frequencies_F = self.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        amplitude = 1.0
+        if self.scaling is not None:
+            frequencies_F = self.scaling.scaled(
+                frequencies_F, theta=self.theta, positions_BT=positions_BT
+            )
+            amplitude = self.scaling.amplitude
+        # float32: at position 100,000 a bf16 angle is off by whole turns.
+        angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * frequencies_F
+        cos, sin = jnp.cos(angles_BT1F), jnp.sin(angles_BT1F)
+        return (cos, sin) if amplitude == 1.0 else (amplitude * cos, amplitude * sin)
+
+
+def rotate(x_BTNH: jax.Array, turns: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the pair (x[i], x[i + F]) of each head by angle i; dimensions from 2 F on stay."""
+    cos_BT1F, sin_BT1F = turns
+    size = 2 * cos_BT1F.shape[-1]
+    if size == x_BTNH.shape[-1]:
+        return _rotate_all(x_BTNH, cos_BT1F, sin_BT1F)
+    turned = _rotate_all(x_BTNH[..., :size], cos_BT1F, sin_BT1F)
+    return jnp.concatenate([turned, x_BTNH[..., size:]], axis=-1)
+
+
+def _rotate_all(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     if x_BTNH.dtype == jnp.bfloat16:
         return _turn(x_BTNH, jnp.tile(cos, 2), jnp.concatenate([-sin, sin], axis=-1))
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)

@@ -57,6 +57,8 @@ class Router(nnx.Module):
         embed_dim: int,
         num_experts: int,
         top_k: int,
+        num_groups: int = 1,
+        top_groups: int = 1,
         scoring: Scoring,
         is_normalized: bool,
         scale: float,
@@ -66,6 +68,8 @@ class Router(nnx.Module):
         init: Initializer,
     ):
         self.top_k = top_k
+        self.num_groups = num_groups
+        self.top_groups = top_groups
         self.scoring = scoring
         self.is_normalized = is_normalized
         self.scale = scale
@@ -91,7 +95,8 @@ class Router(nnx.Module):
             scores_BTE = jax.nn.sigmoid(logits_BTE)
             shares_BTE = scores_BTE / (jnp.sum(scores_BTE, axis=-1, keepdims=True) + 1e-20)
         preferred_BTE = scores_BTE if self.bias is None else scores_BTE + self.bias[...]
-        choice_BTK = jax.lax.top_k(jax.lax.stop_gradient(preferred_BTE), self.top_k)[1]
+        preferred_BTE = self._in_best_groups(jax.lax.stop_gradient(preferred_BTE))
+        choice_BTK = jax.lax.top_k(preferred_BTE, self.top_k)[1]
         is_chosen_BTKE = choice_BTK[..., None] == jnp.arange(scores_BTE.shape[-1])
         # A masked sum rather than a gather, whose transpose would be a scatter.
         weights_BTK = jnp.sum(jnp.where(is_chosen_BTKE, scores_BTE[:, :, None], 0.0), axis=-1)
@@ -100,6 +105,21 @@ class Router(nnx.Module):
         loads_BE = jnp.sum(is_chosen_BTKE, axis=(1, 2), dtype=jnp.float32)
         sums = self._sums(logits_BTE, shares_BTE, loads_BE)
         return Routing(choice_BTK, self.scale * weights_BTK, sums)
+
+    def _in_best_groups(self, preferred_BTE: jax.Array) -> jax.Array:
+        """The scores that may be chosen, -inf outside of the groups whose best two are largest.
+
+        arXiv:2412.19437, section 2.1.2, "node-limited routing".
+        """
+        if self.top_groups == self.num_groups:
+            return preferred_BTE
+        grouped_BTGE = preferred_BTE.reshape(*preferred_BTE.shape[:2], self.num_groups, -1)
+        best = min(2, grouped_BTGE.shape[-1])
+        value_BTG = jnp.sum(jax.lax.top_k(grouped_BTGE, best)[0], axis=-1)
+        chosen_BTK = jax.lax.top_k(value_BTG, self.top_groups)[1]
+        is_chosen_BTG = jnp.any(chosen_BTK[..., None] == jnp.arange(self.num_groups), axis=2)
+        allowed_BTGE = jnp.where(is_chosen_BTG[..., None], grouped_BTGE, -jnp.inf)
+        return allowed_BTGE.reshape(preferred_BTE.shape)
 
     def _sums(
         self, logits_BTE: jax.Array, shares_BTE: jax.Array, loads_BE: jax.Array

@@ -20,6 +20,8 @@ WeightAxis = Literal[
     "head_dim",  # one head
     "mlp",  # the hidden layer of the feed-forward block
     "expert_embed",  # the residual stream, in the weights of experts
+    "latent",  # a small vector that heads are made of, as a result
+    "latent_input",  # the same, as what a weight is multiplied by
     "routes",  # experts as what a router chooses from
 ]
 

@@ -48,7 +48,11 @@ _INNER: Rows = {
     "experts": ("expert",),
 }
 # Along the residual stream a weight is cut over every axis that otherwise cuts only activations.
-_CUT: Rows = {"embed": ("fsdp", "expert", "context"), "expert_embed": ("fsdp", "context")}
+_CUT: Rows = {
+    "embed": ("fsdp", "expert", "context"),
+    "latent_input": ("fsdp", "expert", "context"),
+    "expert_embed": ("fsdp", "context"),
+}
 
 LAYOUTS: dict[LayoutName, Rows] = {
     # Every device holds and computes everything: the reference the others are compared with.
@@ -143,7 +147,7 @@ class Layout:
         layers that are cut over devices would gather them all.
         """
         rows = dict(self.rules) | {"layers": ()}
-        for axis in ("embed", "expert_embed"):
+        for axis in ("embed", "latent_input", "expert_embed"):
             rows[axis] = (*rows.get(axis, ()), "stage")
         return replace(self, rules=tuple(sorted(rows.items())), pipeline=None)
 

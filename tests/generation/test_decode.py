@@ -19,7 +19,7 @@ USED = VOCAB - 4  # ids from here on are padding
 NEW = 6
 PROMPTS = [[5, 9, 11], [7], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]]
 CONFIGS = {
-    "rope": tiny.config(has_qk_norm=True, num_layers=2),
+    "rope": tiny.config(qk_norm="head", num_layers=2),
     # 24 positions are fewer than the padded prompt: padding must not reach beyond them.
     "learned": tiny.gpt2(num_layers=2, max_length=24),
 }

@@ -12,7 +12,7 @@ from jaxllm.models import decoder as decoder_module
 from jaxllm.nn.param import bind, param_dict, spec_dict
 from jaxllm.objectives import CausalLm
 
-LLAMA = tiny.config(has_qk_norm=True, logit_soft_cap=5.0)
+LLAMA = tiny.config(qk_norm="head", logit_soft_cap=5.0)
 GPT2 = tiny.gpt2()
 CONFIGS = {"rope": LLAMA, "learned": GPT2}
 
@@ -91,7 +91,7 @@ def example_keys(rows):
 
 def test_scanned_unrolled_and_recomputed_are_equal():
     batch = tiny.batch(rows=2)
-    shared = {"num_layers": 2, "has_qk_norm": True, "logit_soft_cap": 5.0}
+    shared = {"num_layers": 2, "qk_norm": "head", "logit_soft_cap": 5.0}
     params = param_dict(tiny.decoder(tiny.config(**shared)))
     expected = None
     for is_scanned, remat, offload in [
@@ -122,7 +122,7 @@ OPTIONS = {
     "llama": tiny.config(num_layers=2, dtype="bfloat16", num_kv_heads=1),
     "modern": tiny.config(
         num_layers=2,
-        has_qk_norm=True,
+        qk_norm="head",
         is_gated=False,
         activation="relu_squared",
         residual_init="zero",
@@ -174,7 +174,7 @@ def test_weights_follow_the_options():
     assert plain - names(is_gated=False) == {"blocks.layers.mlp.gate.kernel"}
     assert names(positions="learned") - plain == {"position_embed.table"}
     attention = "blocks.layers.attention"
-    assert names(has_qk_norm=True) - plain == {
+    assert names(qk_norm="head") - plain == {
         f"{attention}.query_norm.scale",
         f"{attention}.key_norm.scale",
     }

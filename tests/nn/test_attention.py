@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tiny import fast
 
-from jaxllm.nn.attention import Attention, Cache, extend
+from jaxllm.nn.attention import Attention, Cache, Scores, extend
 from jaxllm.nn.param import normal, spec_dict
+from jaxllm.nn.rope import Rope
 
 B, T, S, D, K, H = 2, 6, 10, 16, 2, 4
 
@@ -18,10 +19,11 @@ def make(**changes):
         "num_heads": 4,
         "num_kv_heads": K,
         "head_dim": H,
-        "rope_theta": 100.0,
-        "qk_norm_epsilon": 1e-6,
-        "use_bias": True,
-        "implementation": "auto",
+        "scores": Scores(rope=Rope(100.0)),
+        "qk_norm": "head",
+        "norm_epsilon": 1e-6,
+        "has_centered_scale": False,
+        "bias": "all",
         "init": normal(0.5),
         "output_init": normal(0.5),
     }
@@ -88,7 +90,7 @@ def test_rotary_positions_count_from_anywhere():
 
 
 def test_without_rotary_positions_they_mean_nothing():
-    layer, x = make(rope_theta=None), inputs()
+    layer, x = make(scores=Scores()), inputs()
     here = run(layer, x, positions_BT=positions())
     spread = run(layer, x, positions_BT=positions() * 2)
     np.testing.assert_array_equal(here, spread)
@@ -98,23 +100,23 @@ def test_qk_norm_bounds_the_scores():
     """Larger queries and keys change nothing; without the norm they do."""
 
     def change(**options):
-        small, large = make(use_bias=False, **options), make(use_bias=False, **options)
+        small, large = make(bias="none", **options), make(bias="none", **options)
         for projection in (large.query, large.key):
             projection.kernel[...] = 10 * projection.kernel[...]
         one, other = (run(layer, inputs(), positions_BT=positions()) for layer in (small, large))
         return np.abs(one - other).max()
 
-    assert change(qk_norm_epsilon=1e-12) < 1e-5  # float32 rounding of values of size one
-    assert change(qk_norm_epsilon=None) > 0.1
+    assert change(norm_epsilon=1e-12) < 1e-5  # float32 rounding of values of size one
+    assert change(qk_norm="none") > 0.1
 
 
 def test_biases_and_norms_are_there_only_if_asked_for():
-    assert "query_norm" not in spec_dict(make(qk_norm_epsilon=None))
-    assert "bias" not in spec_dict(make(use_bias=False))["query"]
+    assert "query_norm" not in spec_dict(make(qk_norm="none"))
+    assert "bias" not in spec_dict(make(bias="none"))["query"]
     assert spec_dict(make())["key"]["bias"].axes == ("kv_heads", "head_dim")
     assert spec_dict(make())["key_norm"]["scale"].axes == ("head_dim",)
 
 
 def test_an_implementation_is_passed_on():
     with pytest.raises(ValueError, match=r"model\.attention"):
-        run(make(implementation="cudnn"), inputs(), positions_BT=positions())
+        run(make(scores=Scores(implementation="cudnn")), inputs(), positions_BT=positions())

@@ -8,7 +8,7 @@ from jaxllm.nn.param import bind, fan_in_normal, normal, ones, param_dict, spec_
 from jaxllm.parallel.axes import WeightSpec
 
 CONFIGS = {
-    "llama": tiny.config(has_qk_norm=True),
+    "llama": tiny.config(qk_norm="head"),
     "gpt2": tiny.gpt2(),
 }
 SPEC = WeightSpec((64, 8, 32), ("embed", "heads", "head_dim"), "hidden", (0,), (1, 2))

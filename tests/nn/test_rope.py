@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 from tiny import fast
 
-from jaxllm.nn.rope import rotate
+from jaxllm.nn.rope import Rope, rotate
 
 B, T, N, H = 2, 6, 3, 8
 THETA = 100.0
 
 
 def turn(x, positions):
-    return fast(lambda x, positions: rotate(x, positions, theta=THETA))(x, positions)
+    return fast(lambda x, positions: rotate(x, Rope(THETA).turns(positions, H)))(x, positions)
 
 
 def random_heads(seed):

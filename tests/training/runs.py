@@ -34,7 +34,7 @@ MOE = {
 # that is nothing but rounding (the bias of keys, which softmax does not see) moves a weight as far
 # as any other; this eps lets the step follow the gradient smoothly, and rounding stay rounding.
 RECIPES = {
-    "adamw": (tiny.config(has_qk_norm=True, dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "adamw": (tiny.config(qk_norm="head", dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
     "muon": (tiny.gpt2(dropout=0.1), Muon(adam_eps=1e-3, weight_decay=0.1)),
     "experts": (
         tiny.config(num_layers=1, is_gated=False, dropout=0.1, moe=MOE),

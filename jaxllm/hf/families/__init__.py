@@ -1,0 +1,1 @@
+"""The families of published models, one a file."""

@@ -1,0 +1,30 @@
+"""Which family a config.json is of, and which family can express a config of ours."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from jaxllm.hf.base import Family
+
+# In the order in which a model is offered to them for export.
+_MODULES = ("llama",)
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by their model_type."""
+    found = [import_module(f"jaxllm.hf.families.{name}").FAMILY for name in _MODULES]
+    return {family.model_type: family for family in found}
+
+
+def family_of(raw: Mapping[str, Any], *, name: str) -> Family:
+    """The family of a config.json. ValueError for one that is not known here."""
+    model_type = raw.get("model_type")
+    known = families()
+    if model_type not in known:
+        raise ValueError(
+            f"{name}: model_type={model_type!r} (architectures: {raw.get('architectures')}) is not "
+            f"known here; known are {', '.join(sorted(known))}"
+        )
+    return known[model_type]

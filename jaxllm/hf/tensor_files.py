@@ -1,0 +1,214 @@
+"""Weights on disk in the safetensors format, read where they lie and written as they come.
+
+A file is the length of its header (8 bytes, little-endian), the header (JSON: name -> dtype,
+shape, first and last byte of the data) and the data, row-major. It is mapped rather than read, so
+that a host touches only the parts of a tensor that it needs.
+Source: the format's own description, https://github.com/huggingface/safetensors.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_MAX_HEADER = 100 * 2**20  # the format's own limit
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies. start: its first byte in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+    def array(self) -> np.ndarray:
+        """The tensor, mapped. ValueError for a dtype that numpy has no word for."""
+        if self.dtype not in _DTYPES:
+            raise ValueError(
+                f"{self.file} has tensors of {self.dtype}; only {', '.join(_DTYPES)} are read, so "
+                "convert the checkpoint first"
+            )
+        dtype = np.dtype(_DTYPES[self.dtype])
+        if 0 in self.shape:
+            return np.zeros(self.shape, dtype)
+        return np.memmap(self.file, dtype, mode="r", offset=self.start, shape=self.shape)
+
+
+def read_folder(folder: Path) -> dict[str, Entry]:
+    """Every tensor of a folder's model by name, from one file or an index of several.
+
+    ValueError for a folder without any, an index that names a missing file, or a broken file.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        single = folder / SINGLE
+        if not single.is_file():
+            raise ValueError(_why_none(folder))
+        return read_file(single)
+    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files = {name: inside(folder, name) for name in sorted(set(named.values()))}
+    missing = [name for name, file in files.items() if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{index} names files that are not there: {', '.join(missing)}; get them too"
+        )
+    entries = {name: read_file(file) for name, file in files.items()}
+    absent = [tensor for tensor, name in named.items() if tensor not in entries[name]]
+    if absent:
+        raise ValueError(
+            f"{index} puts tensors in files that do not have them: {', '.join(absent[:8])}"
+        )
+    return {tensor: entries[name][tensor] for tensor, name in named.items()}
+
+
+def read_file(file: Path) -> dict[str, Entry]:
+    """The tensors of one file. ValueError if it is truncated or no such file."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            raise ValueError(f"{file} is truncated or no safetensors file: it has {size} bytes")
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError as error:
+            raise ValueError(f"{file} is no safetensors file: its header is no JSON") from error
+    header.pop("__metadata__", None)
+    entries = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        start = 8 + length + first
+        if 8 + length + last > size:
+            raise ValueError(
+                f"{file} is truncated: {name} ends at byte {8 + length + last} of {size}; get it anew"
+            )
+        entries[name] = Entry(file, entry["dtype"], tuple(entry["shape"]), start)
+    return entries
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of that name in a folder. ValueError if it would lie elsewhere."""
+    file = folder / name
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{folder} names a file outside of it: {name!r}")
+    return file
+
+
+def _why_none(folder: Path) -> str:
+    pickled = sorted(
+        path.name
+        for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt")
+        for path in folder.glob(pattern)
+    )
+    if pickled:
+        return (
+            f"{folder} has only pickled weights ({', '.join(pickled[:3])}), which can run any "
+            "program when they are opened; convert them to safetensors first"
+        )
+    return f"{folder} has no weights: neither {SINGLE} nor {INDEX}"
+
+
+class Tensor(NamedTuple):
+    """A tensor to write. make: computes it when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+
+def write_folder(
+    folder: Path,
+    tensors: Iterable[Tensor],
+    *,
+    dtype: np.dtype,
+    max_shard_bytes: int = 5 * 10**9,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write tensors in one file, or in several of about `max_shard_bytes` with an index.
+
+    One tensor at a time is in memory. on_progress: called with the bytes of each.
+    """
+    shards = _shards(tensors, dtype.itemsize, max_shard_bytes)
+    for number, shard in enumerate(shards, start=1):
+        _write_file(folder / _shard_name(number, len(shards)), shard, dtype, on_progress)
+    if len(shards) > 1:
+        named = {
+            tensor.name: _shard_name(number, len(shards))
+            for number, shard in enumerate(shards, start=1)
+            for tensor in shard
+        }
+        total = sum(_size(tensor, dtype.itemsize) for shard in shards for tensor in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": named}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Iterable[Tensor], itemsize: int, limit: int) -> list[list[Tensor]]:
+    shards: list[list[Tensor]] = [[]]
+    room = limit
+    for tensor in tensors:
+        size = _size(tensor, itemsize)
+        if size > room and shards[-1]:
+            shards.append([])
+            room = limit
+        shards[-1].append(tensor)
+        room -= size
+    return shards
+
+
+def _size(tensor: Tensor, itemsize: int) -> int:
+    return int(np.prod(tensor.shape)) * itemsize
+
+
+def _shard_name(number: int, total: int) -> str:
+    return SINGLE if total == 1 else f"model-{number:05}-of-{total:05}.safetensors"
+
+
+def _write_file(
+    file: Path,
+    tensors: list[Tensor],
+    dtype: np.dtype,
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    # Readers in other languages check the key; the data begin at a multiple of 8 bytes.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for tensor in tensors:
+        end = at + _size(tensor, dtype.itemsize)
+        header[tensor.name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            array = np.ascontiguousarray(tensor.make(), dtype)
+            assert array.shape == tensor.shape, (tensor.name, array.shape)
+            opened.write(array.tobytes())
+            if on_progress is not None:
+                on_progress(array.nbytes)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(partial, file)
