@@ -8,16 +8,63 @@ REQUIRED: Any = object()
 
 # Keys of any config.json that say nothing about what the network computes.
 INERT = frozenset(
-    """_name_or_path architectures attention_dropout attention_probs_dropout_prob attn_pdrop
-    auto_map bos_token_id chunk_size_feed_forward classifier_dropout classifier_dropout_prob
-    decoder_start_token_id dropout dtype embd_pdrop eos_token_id finetuning_task forced_bos_token_id
-    forced_eos_token_id gradient_checkpointing hidden_dropout hidden_dropout_prob
-    id2label initializer_factor initializer_range is_decoder is_encoder_decoder keys_to_ignore_at_inference label2id
-    layerdrop max_length model_type num_beams output_attentions output_hidden_states
-    output_router_logits pad_token_id pretraining_tp problem_type resid_pdrop
-    return_dict router_aux_loss_coef router_jitter_noise sep_token_id summary_activation
-    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj task_specific_params
-    tokenizer_class torch_dtype transformers_version unk_token_id unsloth_version use_cache""".split()
+    [
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "attention_probs_dropout_prob",
+        "attn_pdrop",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "classifier_dropout",
+        "classifier_dropout_prob",
+        "decoder_start_token_id",
+        "dropout",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "gradient_checkpointing",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "id2label",
+        "initializer_factor",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "keys_to_ignore_at_inference",
+        "label2id",
+        "layerdrop",
+        "max_length",
+        "model_type",
+        "num_beams",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "resid_pdrop",
+        "return_dict",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "sep_token_id",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "unk_token_id",
+        "unsloth_version",
+        "use_cache",
+    ]
 )
 
 # Names of nonlinearities, theirs -> ours.

@@ -56,6 +56,19 @@ EXPERTS: Names = (
     ("moe.experts.down", "mlp.experts.{expert}.down_proj.weight", "D F -> F D"),
 )
 
+# With norms on both sides of each branch.
+SANDWICH: Names = (
+    ("attention_norm.scale", "input_layernorm.weight", "D -> D"),
+    ("attention_branch_norm.scale", "post_attention_layernorm.weight", "D -> D"),
+    ("mlp_norm.scale", "pre_feedforward_layernorm.weight", "D -> D"),
+    ("mlp_branch_norm.scale", "post_feedforward_layernorm.weight", "D -> D"),
+    *ATTENTION,
+    *MLP,
+)
+
+# Gemma's spelling first, as it is what is written.
+GELU = {"gelu_pytorch_tanh": "gelu", **ACTIVATIONS}
+
 LLAMA: Names = (*NORMS, *ATTENTION, *MLP)
 
 
@@ -79,13 +92,16 @@ def ignored_tensors(config: DecoderConfig) -> tuple[str, ...]:
     return (r".*rotary_emb\.inv_freq", *(("lm_head.weight",) if config.is_tied else ()))
 
 
-def read_heads(theirs: Theirs) -> dict[str, Any]:
-    """Our num_kv_heads and head_dim, from keys that may be absent or null."""
+def read_heads(theirs: Theirs, *, default_dim: int | None = None) -> dict[str, Any]:
+    """Our num_kv_heads and head_dim, from keys that may be absent or null.
+
+    default_dim: head_dim where the key is absent; None divides the width by the heads.
+    """
     heads = theirs.get("num_attention_heads")
     width = theirs.get("hidden_size")
     return {
         "num_kv_heads": theirs.get("num_key_value_heads", None) or heads,
-        "head_dim": theirs.get("head_dim", None) or width // heads,
+        "head_dim": theirs.get("head_dim", default_dim) or width // heads,
     }
 
 
@@ -94,27 +110,70 @@ def write_heads(config: DecoderConfig) -> dict[str, Any]:
     return {"num_key_value_heads": config.kv_heads, "head_dim": config.head_size}
 
 
-def read_window(
-    theirs: Theirs, *, is_default: bool = True, patterns: Sequence[bool] | None = None
-) -> dict[str, Any]:
-    """Our window and window_pattern, from layer_types where there are some.
+def read_bias(theirs: Theirs) -> dict[str, Any]:
+    """Our attention_bias from theirs, which is of all four projections."""
+    return {"attention_bias": "all" if theirs.get("attention_bias", False) else "none"}
 
-    is_default: whether a window given without layer_types is of every layer. patterns: which
-    layers have it, by what older keys say.
+
+def write_bias(config: DecoderConfig) -> dict[str, Any]:
+    """Their attention_bias."""
+    return {"attention_bias": config.projection_bias == "all"}
+
+
+def read_query_scale(theirs: Theirs) -> dict[str, Any]:
+    """Our query_scale from the number whose root divides scores."""
+    return {"query_scale": theirs.get("query_pre_attn_scalar", 256) ** -0.5}
+
+
+def write_query_scale(config: DecoderConfig) -> dict[str, Any]:
+    """The number whose root divides scores, whole where it is one."""
+    scale = config.query_scale or config.head_size**-0.5
+    number = scale**-2
+    return {
+        "query_pre_attn_scalar": round(number) if abs(number - round(number)) < 1e-6 else number
+    }
+
+
+def read_window(
+    theirs: Theirs,
+    *,
+    default_window: int | None = None,
+    patterns: Sequence[bool] = (True,),
+) -> dict[str, Any]:
+    """Our window and window_pattern.
+
+    default_window: the window where the key is absent. patterns: which layers have it where
+    there are no layer_types.
     """
-    window, kinds = theirs.get("sliding_window", None), theirs.get("layer_types", None)
-    if kinds is not None:
-        known = ("sliding_attention", "full_attention")
-        if set(kinds) - set(known):
-            theirs.refuse(f"layer_types has {set(kinds)}; only {' and '.join(known)} are known")
-        windowed = [kind == known[0] for kind in kinds]
-    elif patterns is not None:
-        windowed = list(patterns)
-    else:
-        windowed = [is_default]
+    window = theirs.get("sliding_window", default_window)
+    kinds = theirs.get("layer_types", None)
+    known = ("sliding_attention", "full_attention")
+    if kinds is not None and set(kinds) - set(known):
+        theirs.refuse(f"layer_types has {sorted(set(kinds))}; only {' and '.join(known)} are known")
+    windowed = list(patterns) if kinds is None else [kind == known[0] for kind in kinds]
     if window is None or not any(windowed):
         return {"window": None}
     return {"window": window, "window_pattern": shortest(windowed)}
+
+
+def read_upper_window(theirs: Theirs) -> dict[str, Any]:
+    """Our window and window_pattern where layers from max_window_layers on may have one."""
+    first = theirs.get("max_window_layers", 28)
+    num_layers = theirs.get("num_hidden_layers")
+    upper = [layer >= first for layer in range(num_layers)]
+    found = read_window(theirs, default_window=4096, patterns=upper)
+    return found if theirs.get("use_sliding_window", False) else {"window": None}
+
+
+def write_upper_window(config: DecoderConfig) -> dict[str, Any]:
+    """Their keys for which layers have a window."""
+    windowed = config.windowed_layers
+    return {
+        "use_sliding_window": config.window is not None,
+        "sliding_window": config.window,
+        "max_window_layers": windowed.index(True) if any(windowed) else config.num_layers,
+        "layer_types": layer_types(config),
+    }
 
 
 def shortest(pattern: Sequence[bool]) -> tuple[bool, ...]:

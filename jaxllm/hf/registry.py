@@ -8,7 +8,22 @@ from typing import Any
 from jaxllm.hf.base import Family
 
 # In the order in which a model is offered to them for export.
-_MODULES = ("llama",)
+_MODULES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "gpt_neox",
+    "gpt2",
+    "mixtral",
+    "qwen3_moe",
+    "deepseek_v3",
+)
 
 
 @cache

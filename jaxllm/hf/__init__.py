@@ -1,0 +1,1 @@
+"""Models of the Hugging Face layout: found, read and written."""
