@@ -10,10 +10,12 @@ import yaml
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 
 from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.checkpoints.start import RunStart
 from jaxllm.config_errors import explain
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
+from jaxllm.hf.start import HfStart
 from jaxllm.models import DecoderConfig
 from jaxllm.objectives import CausalLm
 from jaxllm.optim import OptimizerConfig
@@ -32,6 +34,8 @@ class RunConfig(Config):
     """Folder of the run: config, metrics, checkpoints and report."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the data and dropout."""
+    init_from: Annotated[HfStart | RunStart, Field(discriminator="type")] | None = None
+    """Weights to start from, by type; what model leaves out is as there. Null starts anew."""
     model: DecoderConfig
     """The network."""
     data: DataConfig
@@ -205,7 +209,37 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ValueError(f"{path}: a config is a mapping of keys, this is {type(raw).__name__}")
     for override in overrides:
         apply_override(raw, override)
-    return parse_config(raw, origin=str(path))
+    return parse_config(_with_model(raw, origin=str(path)), origin=str(path))
+
+
+def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
+    """What the model section leaves out is as in the weights that training starts from."""
+    kind: Any = RunConfig.model_fields["init_from"].annotation
+    field: Any = Annotated[kind, RunConfig.model_fields["init_from"]]
+    try:
+        start = TypeAdapter(field).validate_python(raw.get("init_from"))
+    except ValidationError:
+        return raw  # told with everything else that is wrong
+    given = raw.get("model") or {}
+    # A run's own config has every key, and needs no look at what it once started from.
+    if (
+        start is None
+        or not isinstance(given, dict)
+        or set(given) >= set(DecoderConfig.model_fields)
+    ):
+        return raw
+    try:
+        return {**raw, "model": _merged(start.model(), given)}
+    except ValueError as error:
+        raise ValueError(f"{origin}: init_from: {error}") from None
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        is_section = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if is_section else value
+    return merged
 
 
 def parse_config(raw: Mapping[str, Any], *, origin: str) -> RunConfig:
@@ -300,10 +334,17 @@ MAY_CHANGE = (
 )
 
 
-def check_resumable(saved: RunConfig, given: RunConfig, *, run_dir: Path) -> None:
-    """ValueError with every difference that would make the finished run another run."""
+def check_resumable(
+    saved: RunConfig, given: RunConfig, *, run_dir: Path, has_only_weights: bool = False
+) -> None:
+    """ValueError with every difference that would make the finished run another run.
+
+    has_only_weights: nothing but an imported model is there, which only `model` describes.
+    """
     is_open_ended = not given.optim.depends_on_total_steps
     allowed = (*MAY_CHANGE, *(["training.steps"] if is_open_ended else []))
+    if has_only_weights:
+        allowed = (*allowed, *(RunConfig.model_fields.keys() - {"model"}))
     conflicts = [
         f"  {key}: {old!r} in the run folder, {new!r} given"
         for key, old, new in differences(saved, given)

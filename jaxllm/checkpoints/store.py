@@ -128,6 +128,10 @@ class CheckpointStore:
         args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
         return self._manager.restore(step, args=args)[item]
 
+    def has_average(self, step: int) -> bool:
+        """Whether a checkpoint holds averaged weights beside those that are trained."""
+        return "ema" in self._manager.item_metadata(step)["params"].tree
+
     def restore(self, step: int, item: Item, abstract: Any) -> Any:
         """An item's arrays in the shapes, dtypes and shardings of `abstract`.
 

@@ -146,11 +146,15 @@ def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
 
     def make(key: jax.Array) -> TrainState:
         model = config.model.build(key, parts.model.vocab_size)
-        params = fold(param_dict(model), parts.specs)
-        return new_state(params, parts.optimizer, config.training.ema)
+        return state_of(fold(param_dict(model), parts.specs), config, parts)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     return init_sharded(make, jax.random.key(config.seed), shardings)
+
+
+def state_of(params: Nested, config: RunConfig, parts: Assembly) -> TrainState:
+    """The state before the first step of training that starts from these weights."""
+    return new_state(params, parts.optimizer, config.training.ema)
 
 
 def lower_step(

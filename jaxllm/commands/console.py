@@ -43,6 +43,18 @@ class Console:
             self._phase = phase
         self._advance(f"data: {phase}", done, total, "", is_count=False)
 
+    def weights_progress(self, num_bytes: int) -> Callable[[int], None]:
+        """Takes the bytes of each piece of weights, of `num_bytes` in all."""
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            figures = f"{min(done, num_bytes) / 1e9:.1f} of {num_bytes / 1e9:.1f} GB"
+            self._advance("weights", min(done, num_bytes), num_bytes, figures, is_count=False)
+
+        return advance
+
     def step(self, step: int, steps: int, record: Mapping[str, Any]) -> None:
         """The bar at `step` of `steps`, with the figures of the step."""
         figures = (
@@ -99,11 +111,11 @@ def params_words(count: int, active: int) -> str:
     return f"{count:,} parameters{of_token}"
 
 
-def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
-    """What is about to run: sizes, layout, and the settings that differ from the defaults."""
-    dataset_tokens = sum(stream.num_tokens for stream, _ in data.training_streams.values())
-    tokens_per_step = config.data.global_batch_size * config.data.sequence_length
-    total_tokens = tokens_per_step * config.training.steps
+def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
+    """What is about to run: sizes, layout, and the settings that differ from the defaults.
+
+    data: None where it is not there.
+    """
     mesh = " x ".join(
         f"{axis} {size}" for axis, size in parts.layout.mesh.shape.items() if size > 1
     )
@@ -112,10 +124,8 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data) -> str:
     lines = [
         f"model       {params_words(parts.num_params, parts.num_active_params)}, "
         f"{config.model.num_layers} layers, vocabulary {parts.model.vocab_size:,}, {dtype} compute",
-        f"data        {dataset_tokens:,} training tokens; {tokens_per_step:,} tokens a step x "
-        f"{config.training.steps:,} steps = {total_tokens:,} tokens "
-        f"({total_tokens / max(dataset_tokens, 1):.2f} epochs)",
-        f"expected    {_expected_time(config, parts, total_tokens)} of training on "
+        f"data        {_plan(config, data)}",
+        f"expected    {_expected_time(config, parts)} of training on "
         f"{len(parts.layout.mesh.devices.flat)} x {device.device_kind}",
         f"layout      {config.parallel.layout} on {mesh or 'one device'}",
         f"run folder  {config.run_dir}",
@@ -135,9 +145,22 @@ def _settings(config: RunConfig) -> str:
     return "\n            ".join([*rows, row])
 
 
-def _expected_time(config: RunConfig, parts: Assembly, tokens: int) -> str:
+def _plan(config: RunConfig, data: Data | None) -> str:
+    """How many tokens there are, and how many the run takes."""
+    per_step = config.data.global_batch_size * config.data.sequence_length
+    steps = config.training.steps
+    plan = f"{per_step:,} tokens a step x {steps:,} steps = {per_step * steps:,} tokens"
+    if data is None:
+        return plan
+    there = sum(stream.num_tokens for stream, _ in data.training_streams.values())
+    return f"{there:,} training tokens; {plan} ({per_step * steps / max(there, 1):.2f} epochs)"
+
+
+def _expected_time(config: RunConfig, parts: Assembly) -> str:
     """The model's FLOPs over what its devices usually reach; measured steps refine it later."""
-    per_token = config.model.flops_per_token(parts.num_matmul_params, config.data.sequence_length)
+    length = config.data.sequence_length
+    tokens = config.training.steps * config.data.global_batch_size * length
+    per_token = config.model.flops_per_token(parts.num_matmul_params, length)
     speed = usual_flops(list(parts.layout.mesh.devices.flat))
     return "an unknown time" if speed is None else f"about {duration(tokens * per_token / speed)}"
 

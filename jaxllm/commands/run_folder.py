@@ -1,7 +1,8 @@
 """A run folder: what `train` writes and every other command opens.
 
 config.yaml (resolved), datasets.json (where its tokens are), tokenizer/, metrics.jsonl,
-checkpoints/, tensorboard/, and at the end summary.json.
+checkpoints/, tensorboard/, and at the end summary.json. One that was imported also has
+published.json, the config.json of the model that it comes from.
 """
 
 import json
@@ -24,6 +25,7 @@ from jaxllm.training.metrics import MetricsWriter, cut_back, json_value
 
 CONFIG_FILE, DATASETS_FILE, SUMMARY_FILE = "config.yaml", "datasets.json", "summary.json"
 TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
+PUBLISHED_FILE, METRICS_FILE = "published.json", "metrics.jsonl"
 
 
 class TrainedModel(NamedTuple):
@@ -93,12 +95,24 @@ def check_config(run_dir: Path, config: RunConfig) -> None:
             f"run_dir {run_dir} cannot be made: {there} {problem}; give another run_dir"
         )
     if (run_dir / CONFIG_FILE).is_file():
-        check_resumable(read_config(run_dir), config, run_dir=run_dir)
+        is_new = is_untrained_import(run_dir)
+        check_resumable(read_config(run_dir), config, run_dir=run_dir, has_only_weights=is_new)
     elif run_dir.is_dir() and any(run_dir.iterdir()):
         raise ValueError(
             f"run_dir {run_dir} is a folder with other things in it and no {CONFIG_FILE}; "
             "give another run_dir"
         )
+
+
+def is_untrained_import(run_dir: Path) -> bool:
+    """Whether the folder holds an imported model that no step was trained of yet."""
+    return (run_dir / PUBLISHED_FILE).is_file() and not (run_dir / METRICS_FILE).is_file()
+
+
+def read_published_config(run_dir: Path) -> dict[str, Any]:
+    """The config.json of the model that was imported into the folder; {} if none was."""
+    path = run_dir / PUBLISHED_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def make_folder(run_dir: Path, config: RunConfig, data: Data) -> None:

@@ -69,6 +69,15 @@ class SavedState:
         """Time spent on the run so far, earlier starts included up to what they saved."""
         return self._seconds_before + time.monotonic() - self._began
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to start from, saved before the first step."""
+        return self.start == 0 and self._store.latest_step() == 0
+
+    def restore_weights(self, parts: Assembly) -> Nested:
+        """Those weights, in the layout at hand. ValueError for another architecture."""
+        return self._restore("params", weights_item(parts.state.params, None))["weights"]
+
     def is_due(self, step: int) -> bool:
         """Whether the config wants a checkpoint after step `step`."""
         return self._config.every is not None and step % self._config.every == 0

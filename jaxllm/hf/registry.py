@@ -23,6 +23,12 @@ _MODULES = (
     "mixtral",
     "qwen3_moe",
     "deepseek_v3",
+    "bert",
+    "roberta",
+    "vit",
+    "clip",
+    "t5",
+    "marian",
 )
 
 
@@ -43,3 +49,23 @@ def family_of(raw: Mapping[str, Any], *, name: str) -> Family:
             f"known here; known are {', '.join(sorted(known))}"
         )
     return known[model_type]
+
+
+def family_that_expresses(config: Any, *, first: Family | None = None) -> Family:
+    """The first family whose config.json says all that a config of ours does about its network.
+
+    first: one that is tried before the others. ValueError with what each cannot express.
+    """
+    problems = []
+    candidates = [family for family in families().values() if family != first]
+    for family in [first, *candidates] if first else candidates:
+        if getattr(family.build, "__self__", None) is not type(config):
+            continue
+        unequal = family.misfits(config)
+        if not unequal:
+            return family
+        problems.append(f"  {family.model_type}: {', '.join(unequal)}")
+    raise ValueError(
+        "no published family has this network; each one's config.json cannot say:\n"
+        + "\n".join(problems)
+    )

@@ -98,7 +98,8 @@ def read_file(file: Path) -> dict[str, Entry]:
         start = 8 + length + first
         if 8 + length + last > size:
             raise ValueError(
-                f"{file} is truncated: {name} ends at byte {8 + length + last} of {size}; get it anew"
+                f"{file} is truncated: {name} ends at byte {8 + length + last} of {size}; "
+                "get it anew"
             )
         entries[name] = Entry(file, entry["dtype"], tuple(entry["shape"]), start)
     return entries

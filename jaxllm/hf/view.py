@@ -71,12 +71,13 @@ class View:
             for part in parts
         )
         letters = [letter for part in parts for letter in part.letters]
-        seen = seen[index].reshape([sizes[letter] for letter in letters])
+        # The dots keep an array without dimensions a view.
+        seen = seen[(..., *index)].reshape([sizes[letter] for letter in letters])
         return seen.transpose([letters.index(letter) for group in self.ours for letter in group])
 
     def _sizes(self, ours_shape: tuple[int, ...]) -> dict[str, int]:
         assert len(ours_shape) == len(self.ours), (self.notation, ours_shape)
-        sizes = {}
+        sizes: dict[str, int] = {}
         for letters, size in zip(self.ours, ours_shape, strict=True):
             fixed = {letter: int(letter[1:]) for letter in letters if letter[1:]}
             free = [letter for letter in letters if not letter[1:]]

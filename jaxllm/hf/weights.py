@@ -18,6 +18,7 @@ from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import weight_items
 
 Progress = Callable[[int], None]
+FLOAT32 = np.dtype(np.float32)  # training keeps its weights so
 
 
 def rows_of(specs: Nested, rows: Sequence[Row]) -> dict[str, Row]:
@@ -36,10 +37,11 @@ def load(
     specs: Nested,
     rows: Sequence[Row],
     shardings: Nested | None = None,
+    dtype: np.dtype = FLOAT32,
     ignored: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Nested:
-    """Our weights in float32, each shard read from where it lies, where `shardings` say.
+    """Our weights in `dtype`, each shard read from where it lies, where `shardings` say.
 
     entries: the tensors of `folder`. ignored: patterns of names that hold nothing of ours.
     on_progress: called with the bytes that were read. ValueError that lists every tensor that is
@@ -52,7 +54,7 @@ def load(
         row = table[".".join(str(key.key) for key in path)]
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            part = _read(entries, row, spec.shape, index)
+            part = _read(entries, row, spec.shape, index, dtype)
             if on_progress is not None:
                 on_progress(part.nbytes)
             return part
@@ -67,9 +69,13 @@ def load(
 
 
 def _read(
-    entries: Mapping[str, Entry], row: Row, shape: tuple[int, ...], index: tuple[slice, ...]
+    entries: Mapping[str, Entry],
+    row: Row,
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+    dtype: np.dtype,
 ) -> np.ndarray:
-    """The part of one of ours at `index`, in float32: training keeps its weights so."""
+    """The part of one of ours at `index`."""
     stacked = row.num_stacked
     numbers = [
         range(*part.indices(size))
@@ -82,7 +88,8 @@ def _read(
     ]
     result = np.stack(parts) if stacked else parts[0]
     lead = tuple(len(along) for along in numbers)
-    return np.ascontiguousarray(result.reshape(*lead, *parts[0].shape), np.float32)
+    # Not ascontiguousarray, which gives a tensor without dimensions one.
+    return np.asarray(result.reshape((*lead, *parts[0].shape)), dtype, order="C")
 
 
 def _check(

@@ -1,0 +1,145 @@
+"""`jaxllm import` and `jaxllm export`: published models in, and trained ones out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.commands.assembly import assemble
+from jaxllm.commands.console import Console
+from jaxllm.commands.run_folder import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    DATASETS_FILE,
+    PUBLISHED_FILE,
+    TOKENIZER_FOLDER,
+    open_model,
+    read_published_config,
+    write_text,
+)
+from jaxllm.commands.saved_state import weights_item
+from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
+from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.hf.model import Published, check_empty, open_published, read_weights, write_weights
+from jaxllm.hf.registry import families
+from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
+from jaxllm.nn.param import spec_dict
+
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+
+
+def import_model(source: Path, out: Path, overrides: list[str]) -> None:
+    """Make a run folder at step 0 of a published model's weights, config and tokenizer.
+
+    ValueError for a model that is not known here, or a folder that is not empty.
+    """
+    console = Console(is_shown=True)
+    check_empty(out)
+    published = open_published(source)
+    tokenizer = find_tokenizer(source, vocab_size=published.config.vocab_size)
+    config = _run_config(published, tokenizer, out=out, overrides=overrides)
+    layout = config.parallel.build()
+    parts = assemble(config, layout=layout, vocab_size=published.config.vocab_size)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state.params)
+    params = read_weights(
+        published,
+        config.model,
+        specs=spec_dict(parts.model),
+        shardings=shardings,
+        on_progress=console.weights_progress(published.num_bytes),
+    )
+    console.close()
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with CheckpointConfig().build(partial / CHECKPOINT_FOLDER) as store:
+        meta = {
+            "step": 0,
+            "vocab_size": published.config.vocab_size,
+            "config": config.model_dump(mode="json"),
+            "jax": jax.__version__,
+        }
+        # Nothing was optimised yet; a checkpoint has the item all the same.
+        opt = {"step": jnp.zeros((), jnp.int32)}
+        store.save(0, params=weights_item(params, None), opt=opt, data={}, meta=meta)
+        store.wait()
+    if tokenizer is not None:
+        tokenizer.save(partial / TOKENIZER_FOLDER)
+    write_text(partial / PUBLISHED_FILE, json.dumps(published.raw, indent=2) + "\n")
+    write_text(partial / DATASETS_FILE, "{}\n")
+    write_text(partial / CONFIG_FILE, dump_yaml(config))
+    if out.is_dir():
+        out.rmdir()
+    partial.rename(out)
+    console.say(
+        f"{published.family.model_type} with {parts.num_params:,} parameters is in {out}\n"
+        f"next: jaxllm generate {out} --prompt '...'"
+    )
+
+
+def _run_config(
+    published: Published, tokenizer: HuggingFaceTokenizer | None, *, out: Path, overrides: list[str]
+) -> RunConfig:
+    """A config that the run folder can be trained further with; data is still to be given."""
+    model = published.config.model_dump(mode="json", exclude_defaults=True)
+    length = min(getattr(published.config, "max_length", 1024), 1024)
+    raw: dict[str, Any] = {
+        "run_dir": str(out),
+        "model": model,
+        "data": {"sequence_length": length, "global_batch_size": 8},
+        # Usual for training on: a tenth of what pretraining of this size takes.
+        "optim": {
+            "type": "adamw",
+            "learning_rate": 2e-5,
+            "schedule": {"type": "cosine", "warmup_steps": 20},
+        },
+        "training": {"steps": 1000},
+    }
+    if tokenizer is not None:
+        folder = str((out / TOKENIZER_FOLDER).absolute())
+        raw["data"]["tokenizer"] = {
+            "type": "hf",
+            "path": folder,
+            "delimiter": tokenizer.delimiter,
+        }
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_config(raw, origin="the config of the imported model")
+
+
+def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
+    """Write a run's weights (the averaged ones, if it has them) as a folder of Hugging Face.
+
+    ValueError for a network that no published family has, or a folder that is not empty.
+    """
+    console = Console(is_shown=True)
+    check_empty(out)
+    trained = open_model(run_dir, step=step)
+    config = trained.config.model.model_copy(update={"vocab_size": trained.parts.model.vocab_size})
+    raw = read_published_config(run_dir)
+    ids = {key: raw[key] for key in IDS if key in raw}
+    if not raw and trained.tokenizer is not None:
+        # One token opens documents and ends them.
+        ids = dict.fromkeys(IDS[:2], trained.tokenizer.delimiter_id)
+    family = write_weights(
+        out,
+        config,
+        trained.params,
+        family=families().get(raw.get("model_type", "")),
+        dtype=dtype,
+        extra=ids,
+        on_progress=console.weights_progress(
+            trained.parts.num_params * (4 if dtype == "float32" else 2)
+        ),
+    )
+    console.close()
+    if trained.tokenizer is not None:
+        write_tokenizer(trained.tokenizer, out)
+        stops = list(trained.tokenizer.stop_ids)
+        generation = {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
+        write_text(out / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+    console.say(f"step {trained.step} as {family.architecture} is in {out}")

@@ -1,0 +1,253 @@
+"""A published model opened from its folder, called as it is, and saved as one again.
+
+B rows, T length, V vocabulary.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from jaxllm.hf.base import Family
+from jaxllm.hf.registry import family_of, family_that_expresses
+from jaxllm.hf.tensor_files import read_folder, write_folder
+from jaxllm.hf.weights import FLOAT32, Progress, load, tensors
+from jaxllm.nn.param import Nested, bind, spec_dict
+from jaxllm.parallel.layouts import Layout, check_weights, weight_shardings
+
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+# What a config.json says beside the network: ids that generation and batches go by.
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
+
+
+class Model:
+    """A network of any family with its weights.
+
+    config: ours. params: the weights, a nested dict. family: whose names they have there.
+    published: the config.json that it was read from, or {}.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        params: Nested,
+        *,
+        family: Family,
+        published: Mapping[str, Any] | None = None,
+        layout: Layout | None = None,
+    ):
+        self.config = config
+        self.params = params
+        self.family = family
+        self.published = dict(published or {})
+        self.layout = layout
+        self.module = abstract_module(config)
+        self._run = jax.jit(self.apply)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """What the network makes of its inputs.
+
+        Decoders: logits (B, T, V) of (tokens (B, T), segment_ids=None, positions=None). Others as
+        their modules in `jaxllm.models`.
+        """
+        return self._run(self.params, *inputs, **options)
+
+    def apply(self, params: Nested, *inputs: Any, **options: Any) -> Any:
+        """As a call, with other weights: a pure function, to be differentiated or compiled."""
+        return _CALLS[self.config.type](bind(self.module, params), self.layout, *inputs, **options)
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    layout: Layout | None = None,
+    on_progress: Progress | None = None,
+) -> Model:
+    """The model of a Hugging Face folder: config.json and safetensors, of any known family.
+
+    dtype: of its weights and activations. layout: where the weights are read to, each device its
+    part; None is one device. on_progress: called with the bytes read. ValueError for an unknown
+    family, an option that cannot be expressed, or tensors that are not as config.json says.
+    """
+    published = open_published(Path(folder))
+    config = published.config.model_copy(update={"dtype": dtype})
+    specs = spec_dict(abstract_module(config))
+    if layout is not None:
+        check_weights(layout, specs)
+    params = read_weights(
+        published,
+        config,
+        specs=specs,
+        shardings=None if layout is None else weight_shardings(layout, specs),
+        dtype=DTYPES[dtype],
+        on_progress=on_progress,
+    )
+    return Model(config, params, family=published.family, published=published.raw, layout=layout)
+
+
+class Published(NamedTuple):
+    """A published model, none of its weights read yet.
+
+    path: its folder. raw: its config.json. config: that as ours. tensors: where its weights lie.
+    """
+
+    path: Path
+    raw: dict[str, Any]
+    family: Family
+    config: Any
+    tensors: Mapping[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        """What a load reads, in float32."""
+        return 4 * sum(math.prod(entry.shape) for entry in self.tensors.values())
+
+
+def open_published(path: Path) -> Published:
+    """The model of a folder. ValueError for what is no model, or none that is known here."""
+    raw, family = read_published(path)
+    config = family.read_config(raw, name=str(path / "config.json"))
+    return Published(path, raw, family, config, read_folder(path))
+
+
+def read_weights(
+    published: Published,
+    config: Any,
+    *,
+    specs: Nested,
+    shardings: Nested | None,
+    dtype: np.dtype = FLOAT32,
+    on_progress: Progress | None = None,
+) -> Nested:
+    """Its weights for the network of `config`, as `weights.load` has them."""
+    return load(
+        published.tensors,
+        folder=published.path,
+        specs=specs,
+        rows=published.family.rows(config),
+        shardings=shardings,
+        dtype=dtype,
+        ignored=published.family.ignored(config),
+        on_progress=on_progress,
+    )
+
+
+def read_published(folder: Path) -> tuple[dict[str, Any], Family]:
+    """The config.json of a folder, and the family that it is of. ValueError if there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no model folder: it has no config.json")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if raw.get("quantization_config"):
+        raise ValueError(
+            f"{path} says that the weights are quantised ("
+            f"{raw['quantization_config'].get('quant_method', 'in some way')}), which is not read; "
+            "get them in bfloat16 or float32"
+        )
+    return raw, family_of(raw, name=str(path))
+
+
+def abstract_module(config: Any) -> Any:
+    """The network of a config, its weights as shapes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    size = getattr(config, "vocab_size", None)
+    return jax.eval_shape(lambda key: config.build(key, size), key)
+
+
+def save_model(
+    model: Model,
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    max_shard_bytes: int = 5 * 10**9,
+    on_progress: Progress | None = None,
+) -> None:
+    """Write a folder that `transformers` opens: config.json and safetensors, in shards.
+
+    ValueError for a folder that has something in it.
+    """
+    folder = Path(folder)
+    check_empty(folder)
+    published = {key: model.published[key] for key in _IDS if key in model.published}
+    write_weights(
+        folder,
+        model.config,
+        model.params,
+        family=model.family,
+        dtype=dtype,
+        extra=published,
+        max_shard_bytes=max_shard_bytes,
+        on_progress=on_progress,
+    )
+
+
+def check_empty(folder: Path) -> None:
+    """ValueError for a folder that has something in it, which nothing overwrites."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; give another folder")
+
+
+def write_weights(
+    folder: Path,
+    config: Any,
+    params: Nested,
+    *,
+    family: Family | None = None,
+    dtype: str = "float32",
+    extra: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+    on_progress: Progress | None = None,
+) -> Family:
+    """Write config.json and safetensors; returns the family whose names they have.
+
+    family: by default the first that expresses the config. extra: further keys of config.json.
+    ValueError where none does.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; take {', '.join(DTYPES)}")
+    if jax.process_count() > 1:
+        raise ValueError("an export runs in one process; start it on one host")
+    family = family_that_expresses(config, first=family)
+    specs = spec_dict(abstract_module(config))
+    found = tensors(params, specs=specs, rows=family.rows(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_folder(
+        folder,
+        found,
+        dtype=DTYPES[dtype],
+        max_shard_bytes=max_shard_bytes,
+        on_progress=on_progress,
+    )
+    # Last, as what makes the folder a model.
+    theirs = {**family.write_config(config), "torch_dtype": dtype, **(extra or {})}
+    text = json.dumps(theirs, indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    return family
+
+
+def _decoder(
+    module: Any,
+    layout: Layout | None,
+    tokens: Any,
+    *,
+    segment_ids: Any = None,
+    positions: Any = None,
+) -> jax.Array:
+    return module(tokens, segment_ids_BT=segment_ids, positions_BT=positions, layout=layout)
+
+
+_CALLS: dict[str, Callable[..., Any]] = {"decoder": _decoder}

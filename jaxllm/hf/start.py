@@ -1,0 +1,35 @@
+"""Training that starts from a published model's weights."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxllm.hf.model import open_published, read_weights
+from jaxllm.hf.weights import Progress
+from jaxllm.nn.param import Nested
+from jaxllm.schema import Config
+
+
+class HfStart(Config):
+    """Start from the weights of a Hugging Face folder, or of a GGUF file."""
+
+    type: Literal["hf"]
+    """Kind of weights: a published model's."""
+    path: str
+    """The folder with config.json and safetensors, or the .gguf file."""
+
+    def model(self) -> dict[str, Any]:
+        """The model section that its network has. ValueError for one that is not known here."""
+        config = open_published(Path(self.path).expanduser()).config
+        return config.model_dump(mode="json", exclude_defaults=True) | {"type": config.type}
+
+    def weights(
+        self, config: Any, *, specs: Nested, shardings: Nested, on_progress: Progress | None = None
+    ) -> Nested:
+        """Its weights for the network of `config`, in float32, each device its part.
+
+        ValueError that lists what the two do not have in common.
+        """
+        published = open_published(Path(self.path).expanduser())
+        return read_weights(
+            published, config, specs=specs, shardings=shardings, on_progress=on_progress
+        )
