@@ -36,7 +36,7 @@ def generate(
     generator = Generator(
         trained.parts.model,
         vocab_size=trained.tokenizer.vocab_size,
-        stop_id=trained.tokenizer.delimiter_id,
+        stop_ids=trained.tokenizer.stop_ids,
         sampling=settings,
         layout=trained.parts.layout,
     )

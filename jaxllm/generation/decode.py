@@ -29,12 +29,13 @@ class Generator:
         model: Any,
         *,
         vocab_size: int,
-        stop_id: int,
+        stop_ids: Sequence[int],
         sampling: Sampling,
         layout: Layout | None = None,
     ):
         """model: the (abstract) decoder. Ids from `vocab_size` on are padding, never drawn.
 
+        stop_ids: each of them ends a text; at least one.
         layout: where the weights lie; prompts and texts are the same on every device.
         """
         self.model = model
@@ -47,11 +48,11 @@ class Generator:
                 layout=layout,
                 sampling=sampling,
                 vocab_size=vocab_size,
-                stop_id=stop_id,
+                stop_ids=tuple(stop_ids),
             ),
             out_shardings=self._everywhere,
         )
-        self._stop_id = stop_id
+        self._stop_ids = tuple(stop_ids)
 
     def __call__(self, params: Nested, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Prompts of any lengths >= 1 -> their continuations, without the stop token.
@@ -65,16 +66,17 @@ class Generator:
             key="prompt length + max_tokens",
         )
         padded = -(-int(lengths_B.max()) // _BUCKET) * _BUCKET
-        prompts_BP = np.full((len(prompts), padded), self._stop_id, np.int32)
+        prompts_BP = np.full((len(prompts), padded), self._stop_ids[0], np.int32)
         for row, prompt in enumerate(prompts):
             prompts_BP[row, : len(prompt)] = prompt
         inputs = jax.device_put((prompts_BP, lengths_B), self._everywhere)
         new_BM = jax.device_get(self._generate(params, *inputs))
-        return [_until(row.tolist(), self._stop_id) for row in new_BM]
+        return [_until(row.tolist(), self._stop_ids) for row in new_BM]
 
 
-def _until(ids: list[int], stop_id: int) -> list[int]:
-    return ids[: ids.index(stop_id)] if stop_id in ids else ids
+def _until(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    end = next((index for index, token in enumerate(ids) if token in stop_ids), len(ids))
+    return ids[:end]
 
 
 def _generate(
@@ -86,9 +88,9 @@ def _generate(
     layout: Layout | None,
     sampling: Sampling,
     vocab_size: int,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
 ) -> jax.Array:
-    """(B, M) new ids; after a row's stop token it is filled with stop tokens."""
+    """(B, M) new ids; after a row's stop token it is filled with that."""
     if layout is not None and layout.pipeline is not None:
         params = _without_stages(params, spec_dict(model), layout.for_decoding())
     decoder = bind(model, params)
@@ -102,15 +104,18 @@ def _generate(
         is_token_V = jnp.arange(logits_BV.shape[-1]) < vocab_size
         return sampling.draw(keys_B, jnp.where(is_token_V, logits_BV, -jnp.inf))
 
+    def is_stop(token_B: jax.Array) -> jax.Array:
+        return jnp.any(token_B[:, None] == jnp.array(stop_ids), axis=-1)
+
     cache = decoder.empty_cache(batch_size, padded + max_tokens)
     logits_BPV, cache = decoder.forward(prompts_BP, cache=cache)
     last_BV = jnp.take_along_axis(logits_BPV, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     first_B = draw(last_BV, 0)
-    new_BM = jnp.full((batch_size, max_tokens), stop_id, jnp.int32).at[:, 0].set(first_B)
+    new_BM = jnp.full((batch_size, max_tokens), stop_ids[0], jnp.int32).at[:, 0].set(first_B)
 
     def is_going(carry: tuple) -> jax.Array:
         index, token_B, _, _ = carry
-        return (index < max_tokens) & jnp.any(token_B != stop_id)
+        return (index < max_tokens) & ~jnp.all(is_stop(token_B))
 
     def step(carry: tuple) -> tuple:
         index, token_B, cache, new_BM = carry
@@ -119,7 +124,7 @@ def _generate(
             positions_BT=(lengths_B + index - 1)[:, None],
             cache=cache,
         )
-        next_B = jnp.where(token_B == stop_id, stop_id, draw(logits_B1V[:, 0], index))
+        next_B = jnp.where(is_stop(token_B), token_B, draw(logits_B1V[:, 0], index))
         return index + 1, next_B, cache, new_BM.at[:, index].set(next_B)
 
     return jax.lax.while_loop(is_going, step, (1, first_B, cache, new_BM))[3]

@@ -1,6 +1,6 @@
 """What a model family is: one table of config keys and one of weights, each read both ways."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,63 +8,19 @@ REQUIRED: Any = object()
 
 # Keys of any config.json that say nothing about what the network computes.
 INERT = frozenset(
-    [
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "attention_probs_dropout_prob",
-        "attn_pdrop",
-        "auto_map",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "classifier_dropout",
-        "classifier_dropout_prob",
-        "decoder_start_token_id",
-        "dropout",
-        "dtype",
-        "embd_pdrop",
-        "eos_token_id",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "gradient_checkpointing",
-        "hidden_dropout",
-        "hidden_dropout_prob",
-        "id2label",
-        "initializer_factor",
-        "initializer_range",
-        "is_decoder",
-        "is_encoder_decoder",
-        "keys_to_ignore_at_inference",
-        "label2id",
-        "layerdrop",
-        "max_length",
-        "model_type",
-        "num_beams",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "pad_token_id",
-        "pretraining_tp",
-        "problem_type",
-        "resid_pdrop",
-        "return_dict",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "sep_token_id",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "unk_token_id",
-        "unsloth_version",
-        "use_cache",
-    ]
+    (
+        "_name_or_path architectures attention_dropout attention_probs_dropout_prob attn_pdrop "
+        "auto_map bos_token_id chunk_size_feed_forward classifier_dropout classifier_dropout_prob "
+        "decoder_start_token_id dropout dtype embd_pdrop eos_token_id finetuning_task "
+        "forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout "
+        "hidden_dropout_prob id2label initializer_factor initializer_range is_decoder "
+        "is_encoder_decoder keys_to_ignore_at_inference label2id layerdrop max_length model_type "
+        "num_beams output_attentions output_hidden_states output_router_logits pad_token_id "
+        "pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef router_jitter_noise "
+        "sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type "
+        "summary_use_proj task_specific_params tokenizer_class torch_dtype transformers_version "
+        "unk_token_id unsloth_version use_cache "
+    ).split()
 )
 
 # Names of nonlinearities, theirs -> ours.
@@ -85,7 +41,8 @@ class Theirs:
     """A config.json, which remembers what was read of it, so that nothing is ignored."""
 
     def __init__(self, raw: Mapping[str, Any], *, name: str):
-        """name: what errors call it."""
+        """name: what errors call it. head: ours, by the class that it names."""
+        self.head: str | None = None
         self._raw = raw
         self._name = name
         self._known: set[str] = set()
@@ -112,6 +69,12 @@ class Theirs:
             raise ValueError(
                 f"{self._name}: {key}={value!r} cannot be expressed here, only {choices}"
             )
+
+    def section(self, *keys: str) -> "Theirs":
+        """A config inside of this one: the first of several spellings that is not null, or {}."""
+        given = {key: self.get(key, None) for key in keys}
+        name = next((key for key, value in given.items() if value is not None), keys[-1])
+        return Theirs(given[name] or {}, name=f"{name} of {self._name}")
 
     def refuse(self, why: str) -> None:
         """ValueError with what cannot be expressed."""
@@ -174,11 +137,12 @@ class Family:
     """One family of published models.
 
     model_type: what their config.json calls it. architecture: the class that they open it with.
-    build: our config from its keys. fields: keys that are translated one by one. fixed: ours that
-    are the same in every model. read: further keys of ours from theirs. write: further keys of
-    theirs. rows: the table of weights, of which a model has those that its options call for.
-    inert: their keys without a meaning for us. ignored: patterns of names of tensors that
-    hold nothing that the model computes with.
+    heads: our `head` by class, where there are several; a config.json without a class means
+    architecture. build: our config from its keys. fields: keys that are translated one by one.
+    fixed: ours that are the same in every model. read: further keys of ours from theirs. write:
+    further keys of theirs. rows: the table of weights, of which a model has those that its
+    options call for. inert: their keys without a meaning for us. ignored: patterns of names of
+    tensors that hold nothing that the model computes with. older: how names once ended, and now.
     """
 
     model_type: str
@@ -191,6 +155,8 @@ class Family:
     write: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     inert: frozenset[str] = frozenset()
     ignored: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    heads: Mapping[str, str] | None = None
+    older: tuple[tuple[str, str], ...] = ()
 
     def read_config(self, raw: Mapping[str, Any], *, name: str = "config.json") -> Any:
         """Our config. ValueError for what it cannot express, key by key."""
@@ -199,31 +165,115 @@ class Family:
         ours: dict[str, Any] = {}
         for key, value in self.fixed.items():
             put(ours, key, value)
-        for field in self.fields:
-            value = theirs.get(field.theirs, field.default)
-            if field.values is not None:
-                if value not in field.values:
-                    known = ", ".join(repr(choice) for choice in field.values)
-                    theirs.refuse(f"{field.theirs}={value!r} is not known here, only {known}")
-                value = field.values[value]
-            put(ours, field.ours, value)
-        for key, value in self.read(theirs).items():
+        if self.heads is not None:
+            ours["head"] = theirs.head = self._head(theirs)
+        for key, value in (*read_fields(theirs, self.fields).items(), *self.read(theirs).items()):
             put(ours, key, value)
         theirs.check_all_read(self.inert)
         return self.build(ours)
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """Their config, whatever they cannot express left out."""
-        theirs: dict[str, Any] = {
-            "architectures": [self.architecture],
-            "model_type": self.model_type,
-        }
-        for field in self.fields:
-            value = look(config, field.ours)
-            if field.values is not None:
-                value = next((key for key, ours in field.values.items() if ours == value), None)
-            theirs[field.theirs] = value
-        return theirs | dict(self.write(config))
+        classes = {head: name for name, head in (self.heads or {}).items()}
+        name = classes.get(config.head, self.architecture) if classes else self.architecture
+        theirs: dict[str, Any] = {"architectures": [name], "model_type": self.model_type}
+        return theirs | write_fields(config, self.fields) | dict(self.write(config))
+
+    def present_name(self, name: str) -> str:
+        """What a tensor is called today."""
+        for old, new in self.older:
+            if name.endswith(old):
+                return name.removesuffix(old) + new
+        return name
+
+    def _head(self, theirs: Theirs) -> str:
+        assert self.heads is not None
+        name = (theirs.get("architectures", None) or [self.architecture])[0]
+        if name not in self.heads:
+            known = ", ".join(self.heads)
+            theirs.refuse(f"architectures names {name}, which is not known here, only {known}")
+        return self.heads[name]
+
+    def misfits(self, config: Any) -> list[str]:
+        """Our keys, with their values, that this family's config.json could not say."""
+        mine = essence(config)
+        sections = {field.ours.rpartition(".")[0] for field in self.fields} - {""}
+        unequal = [f"{name}=null" for name in sorted(sections) if look(config, name) is None]
+        for key, value in self.fixed.items():
+            section = key.rpartition(".")[0]
+            if key in mine and mine[key] != value and section not in sections:
+                unequal.append(f"{key}={mine[key]}")
+        if unequal:
+            return unequal
+        try:
+            back = essence(self.read_config(self.write_config(config)))
+        except ValueError as error:
+            return [str(error)]
+        return [
+            f"{key}={mine.get(key)}"
+            for key in sorted({*mine, *back})
+            if mine.get(key) != back.get(key)
+        ]
+
+
+# Of our configs, what says nothing about what a network with given weights computes.
+_TRAINING = (
+    "attention dropout dtype embed_init_std init_std is_scanned moe.balance_loss moe.bias_rate "
+    "moe.z_loss offload output_init remat residual_init"
+).split()
+
+
+def essence(config: Any) -> dict[str, Any]:
+    """What a config of ours says about what the network computes: dotted keys, nothing left out."""
+    found = dict(_flat(config.model_dump()))
+    effective = {
+        "num_kv_heads": "kv_heads",
+        "head_dim": "head_size",
+        "mlp_dim": "mlp_size",
+        "attention_bias": "projection_bias",
+        "window_pattern": "windowed_layers",
+    }
+    found |= {key: getattr(config, name) for key, name in effective.items() if key in found}
+    if found.get("query_scale", 0) is None:
+        found["query_scale"] = config.head_size**-0.5
+    if found.get("moe.expert_dim", 0) is None:
+        found["moe.expert_dim"] = config.mlp_size
+    if found.get("moe.top_groups", 0) is None:
+        found["moe.top_groups"] = config.moe.num_groups
+    return {key: value for key, value in found.items() if key not in _TRAINING}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read_fields(theirs: Theirs, fields: Sequence[Field]) -> dict[str, Any]:
+    """Ours, by dotted key. ValueError for a value that ours have no word for."""
+    ours = {}
+    for field in fields:
+        value = theirs.get(field.theirs, field.default)
+        if field.values is not None:
+            if value not in field.values:
+                known = ", ".join(repr(choice) for choice in field.values)
+                theirs.refuse(f"{field.theirs}={value!r} is not known here, only {known}")
+            value = field.values[value]
+        ours[field.ours] = value
+    return ours
+
+
+def write_fields(config: Any, fields: Sequence[Field]) -> dict[str, Any]:
+    """Theirs; null for a value that theirs have no word for."""
+    theirs = {}
+    for field in fields:
+        value = look(config, field.ours)
+        if field.values is not None:
+            value = next((key for key, ours in field.values.items() if ours == value), None)
+        theirs[field.theirs] = value
+    return theirs
 
 
 def put(tree: dict[str, Any], dotted: str, value: Any) -> None:

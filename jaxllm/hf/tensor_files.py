@@ -60,10 +60,9 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     """
     index = folder / INDEX
     if not index.is_file():
-        single = folder / SINGLE
-        if not single.is_file():
+        if not (folder / SINGLE).is_file():
             raise ValueError(_why_none(folder))
-        return read_file(single)
+        return read_file(inside(folder, SINGLE))
     named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     files = {name: inside(folder, name) for name in sorted(set(named.values()))}
     missing = [name for name, file in files.items() if not file.is_file()]
@@ -108,7 +107,13 @@ def read_file(file: Path) -> dict[str, Entry]:
 def inside(folder: Path, name: str) -> Path:
     """The file of that name in a folder. ValueError if it would lie elsewhere."""
     file = folder / name
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    is_named_inside = name and not Path(name).is_absolute() and ".." not in Path(name).parts
+    # Caches of downloads link each file of a model to the folder of its blobs, two levels up.
+    blobs = folder.resolve().parent.parent / "blobs"
+    target = file.resolve()
+    if not is_named_inside or not (
+        target.is_relative_to(folder.resolve()) or target.is_relative_to(blobs)
+    ):
         raise ValueError(f"{folder} names a file outside of it: {name!r}")
     return file
 
@@ -205,7 +210,7 @@ def _write_file(
     with partial.open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            array = np.ascontiguousarray(tensor.make(), dtype)
+            array = np.asarray(tensor.make(), dtype, order="C")  # without a new dimension
             assert array.shape == tensor.shape, (tensor.name, array.shape)
             opened.write(array.tobytes())
             if on_progress is not None:

@@ -29,7 +29,7 @@ def make(name, stop_id=NEVER, layout=None, **sampling):
     return Generator(
         tiny.abstract(CONFIGS[name]),
         vocab_size=USED,
-        stop_id=stop_id,
+        stop_ids=(stop_id,),
         sampling=Sampling(**({"temperature": 0.0, "max_tokens": NEW} | sampling)),
         layout=layout,
     )

@@ -1,0 +1,6 @@
+"""All the cases of hf_reference.py, by name."""
+
+from hf_reference_decoders import DECODERS
+from hf_reference_encoders import ENCODERS
+
+CASES = DECODERS | ENCODERS
