@@ -12,8 +12,18 @@ from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import Assembly, assemble, check_devices
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
-from jaxllm.config import find_config, load_config
-from jaxllm.data import Batch, Data, DataConfig, Tokenizer, decode_row, describe_dataset
+from jaxllm.commands.without_data import vocab_size_without_data
+from jaxllm.config import RunConfig, find_config, load_config
+from jaxllm.data import (
+    Batch,
+    Data,
+    DataConfig,
+    MissingData,
+    Tokenizer,
+    decode_row,
+    describe_dataset,
+)
+from jaxllm.data.dataset_folder import SIDECAR
 from jaxllm.parallel.layouts import weight_items
 
 _SHOWN_TOKENS = 256  # of a row of a dataset by itself
@@ -21,33 +31,59 @@ _SHOWN_CHARACTERS = 400  # of the text of one document in a row
 
 
 def inspect(target: str, overrides: Sequence[str] = (), *, rows: int = 2) -> None:
-    """Show a dataset's card, or the parameters and decoded batches of a config or a run."""
+    """Show a dataset's card, or the parameters and decoded batches of a config or a run.
+
+    Without batches where the data is missing. ValueError for a target that is none of these.
+    """
     console = Console(is_shown=True)
     path = Path(target)
     if path.is_dir() and overrides:
         raise ValueError("overrides go with a CONFIG; a dataset and a run are what they are")
-    if (path / "tokens.json").is_file():
+    if (path / SIDECAR).is_file():
         show_card(console, path)
         show_rows(console, open_dataset(path), seed=0, rows=rows)
         return
     is_run = path.is_dir()
+    if is_run and not (path / run_folder.CONFIG_FILE).is_file():
+        raise ValueError(_nothing_known(path))
     config = (
         run_folder.config_for_reading(path)
         if is_run
         else load_config(find_config(target), overrides)
     )
-    known = run_folder.known_data(path) if is_run else {}
-    data = open_data(config, console, **known)
+    data, vocab_size = _data(config, console, run_dir=path if is_run else None)
     # A run is looked at with the devices at hand, which need not divide its batch.
     layout = config.parallel.build() if is_run else check_devices(config)
-    parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
+    parts = assemble(config, layout=layout, vocab_size=vocab_size)
     console.say(run_summary(config, parts, data))
     console.show(parameter_table(parts))
-    show_rows(console, data, seed=config.seed, rows=rows)
-    for folder in data.folders.values():
-        show_card(console, folder)
+    if data is not None:
+        show_rows(console, data, seed=config.seed, rows=rows)
+        for folder in data.folders.values():
+            show_card(console, folder)
     if is_run:
         show_run(console, path)
+
+
+def _nothing_known(folder: Path) -> str:
+    return (
+        f"{folder} is a folder, but nothing that can be inspected:\n"
+        f"  it is not a run folder, for it has no {run_folder.CONFIG_FILE} (jaxllm train makes "
+        f"one, at run_dir)\n"
+        f"  it is not a dataset, for it has no {SIDECAR} (jaxllm prepare makes one, in data.root)\n"
+        f"  it is not a config, which is a YAML file or the name of a shipped one (jaxllm configs "
+        f"lists these)"
+    )
+
+
+def _data(config: RunConfig, console: Console, *, run_dir: Path | None) -> tuple[Data | None, int]:
+    """The data and its number of ids; None where it is missing, which is said."""
+    known = {} if run_dir is None else run_folder.known_data(run_dir)
+    try:
+        data = open_data(config, console, **known)
+    except MissingData as missing:
+        return None, vocab_size_without_data(config, missing, console)
+    return data, data.vocab_size
 
 
 def open_dataset(folder: Path) -> Data:

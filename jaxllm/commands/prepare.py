@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
-from jaxllm.data import Data, Tokenizer, describe_dataset
+from jaxllm.data import Data, MissingData, Tokenizer, describe_dataset
 from jaxllm.hardware import quiet_tpu_runtime
 from jaxllm.parallel import distributed
 
@@ -36,16 +36,24 @@ def open_data(
     """The config's datasets, prepared where they are missing; by the first process alone.
 
     tokenizer, folders: what a run used before; with them no raw text is needed.
+    ValueError for data that is wrong, MissingData for files that are not there.
     """
     if not distributed.is_first():
         distributed.barrier("datasets prepared")
-    data = config.data.build(
-        seed=config.seed,
-        tokenizer=tokenizer,
-        folders=folders,
-        on_progress=console.data_progress,
-    )
-    console.close()
+    try:
+        data = config.data.build(
+            seed=config.seed,
+            tokenizer=tokenizer,
+            folders=folders,
+            on_progress=console.data_progress,
+        )
+    except MissingData:
+        # The other processes find the same, and may go on without the data as well.
+        if distributed.is_first():
+            distributed.barrier("datasets prepared")
+        raise
+    finally:
+        console.close()
     if distributed.is_first():
         distributed.barrier("datasets prepared")
     return data

@@ -11,14 +11,16 @@ from jaxllm.commands.assembly import (
     assemble,
     check_devices,
     check_sizes,
-    initial_state,
     lower_step,
 )
 from jaxllm.commands.console import Console, run_summary, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
+from jaxllm.commands.first_state import first_state
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.validation import Validation, check_validation
+from jaxllm.commands.without_data import check_without_data
 from jaxllm.config import RunConfig
+from jaxllm.data import MissingData
 from jaxllm.hardware import keep_freed_memory
 from jaxllm.parallel import distributed
 from jaxllm.parallel.shard import global_batch, host_rows
@@ -43,7 +45,13 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
         console = stack.enter_context(closing(Console(is_shown=distributed.is_first())))
         if not run_folder.dataset_folders(run_dir):
             check_sizes(config, layout)
-        data = open_data(config, console, **run_folder.known_data(run_dir))
+        try:
+            data = open_data(config, console, **run_folder.known_data(run_dir))
+        except MissingData as missing:
+            if not dry_run:
+                raise
+            check_without_data(config, layout, missing, console)
+            return 0
         parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
         check_validation(config, data)
         rows = host_rows(layout, config.data.global_batch_size)
@@ -61,11 +69,12 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             show_ending(run_dir, console)
             return 0
         # Restored first: a checkpoint of another architecture is not worth compiling for.
-        state = saved.restore(parts) if saved.start else initial_state(config, parts)
+        state = saved.restore(parts) if saved.start else first_state(config, parts, saved, console)
         writer = stack.enter_context(run_folder.open_metrics(run_dir, config, step=saved.start))
         run_folder.write_config(run_dir, config, data)
         compiled = lowered.compile(compiler_options=options)
-        console.say(f"resuming at step {saved.start}" if saved.start else "training from scratch")
+        if saved.start:
+            console.say(f"resuming at step {saved.start}")
         validation = Validation(config, parts, data, writer=writer, console=console)
         clock = _clock(config, parts)
         log = StepLog(

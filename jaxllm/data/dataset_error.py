@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxllm.data.missing import MissingData
+
 PLAIN_KEY = re.compile(r"[\w-]+")
 
 
@@ -33,6 +35,8 @@ def of_dataset(name: str) -> Iterator[None]:
 
 
 def _named(error: ValueError, name: str) -> ValueError:
+    if isinstance(error, MissingData):
+        return MissingData(*(_named(problem, name) for problem in error.problems))
     problem = error.problem if isinstance(error, DatasetError) else str(error)
     if not PLAIN_KEY.fullmatch(name):
         return ValueError(f"dataset {name!r}: {problem}")

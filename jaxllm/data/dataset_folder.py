@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from jaxllm.data.missing import MissingData
 from jaxllm.data.records import FEATURE, RECORD_TOKENS, record_prefix, shard_lengths, shard_name
 from jaxllm.schema import Config
 
@@ -141,13 +142,17 @@ def _split_info(tfds: Any, folder: Path, card: DatasetCard, split: str) -> Any:
 
 
 def read_card(folder: Path | str) -> DatasetCard:
-    """The sidecar of a dataset. Raises ValueError when the folder holds no complete dataset."""
+    """The sidecar of a dataset.
+
+    Raises ValueError when the folder holds no complete dataset, MissingData when there is none.
+    """
     path = Path(folder) / SIDECAR
     if not path.is_file():
-        raise ValueError(
+        error = ValueError(
             f"{folder} is no tokenised dataset: it has no {SIDECAR}; give the folder that "
             f"`jaxllm prepare` made"
         )
+        raise error if Path(folder).exists() else MissingData(error)
     try:
         return DatasetCard.model_validate_json(path.read_bytes())
     except ValidationError as error:

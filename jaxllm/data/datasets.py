@@ -7,7 +7,9 @@ import numpy as np
 from pydantic import Field
 
 from jaxllm.data.corpus import CorpusConfig, SplitName
+from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import read_card
+from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
 from jaxllm.schema import Config
 
@@ -88,11 +90,13 @@ def open_stream(
 
 
 def open_streams(config: DatasetConfig, *, folder: Path | None) -> dict[str, TokenStream]:
-    """Every split that a dataset has; `folder` is where a corpus has been prepared."""
+    """Every split that a dataset has; `folder` is where a corpus has been prepared.
+
+    Raises ValueError for files that are damaged, MissingData for those that are not there.
+    """
     match config:
         case BinDatasetConfig():
-            paths = {"train": config.train, "validation": config.validation}
-            return {split: _bin(config, path) for split, path in paths.items() if path}
+            return _bins(config)
         case SyntheticDatasetConfig():
             return {
                 "train": _synthetic(config, config.num_tokens, 2 * config.seed),
@@ -104,7 +108,19 @@ def open_streams(config: DatasetConfig, *, folder: Path | None) -> dict[str, Tok
     return {split: PreparedStream(folder, split) for split in read_card(folder).splits}
 
 
-def _bin(config: BinDatasetConfig, path: str) -> TokenStream:
+def _bins(config: BinDatasetConfig) -> dict[str, TokenStream]:
+    streams, missing = {}, Missing()
+    for split, path in (("train", config.train), ("validation", config.validation)):
+        if path:
+            with missing.told_last():
+                streams[split] = _bin(config, split, path)
+    missing.tell()
+    return streams
+
+
+def _bin(config: BinDatasetConfig, key: str, path: str) -> TokenStream:
+    if not Path(path).expanduser().exists():
+        raise MissingData(DatasetError(key, f"there is no token file {path}"))
     return BinStream(
         path,
         dtype=np.dtype(config.dtype),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jaxllm.data.dataset_error import DatasetError
+from jaxllm.data.missing import MissingData
 
 PACKAGE_SCHEME = "package://"
 
@@ -86,17 +87,15 @@ def expand_paths(paths: Sequence[str]) -> tuple[Path, ...]:
     """The files that paths and globs name, sorted within each pattern, each file once.
 
     `package://NAME/GLOB` names files of an installed Python package, which is not imported.
-    Raises DatasetError for a pattern that matches no file.
+    Raises MissingData for a pattern that matches no file.
     """
     found: dict[Path, None] = {}
     for pattern in paths:
         matches = [Path(match) for match in sorted(_matches(pattern))]
         files = [match for match in matches if match.is_file()]
         if not files:
-            raise DatasetError(
-                "corpus.paths",
-                f"the corpus is empty or missing: {pattern!r} matches no file; give files or "
-                f"globs, such as 'texts/**/*.txt'",
+            raise _missing(
+                f"{pattern!r} matches no file; give files or globs, such as 'texts/**/*.txt'"
             )
         found.update(dict.fromkeys(files))
     return tuple(found)
@@ -114,9 +113,12 @@ def _package_folder(name: str, pattern: str) -> Path:
     """The folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise DatasetError(
-            "corpus.paths",
-            f"the corpus is empty or missing: {pattern!r} names the Python package {name!r}, which "
-            f"is not installed; install it, or give other files",
+        raise _missing(
+            f"{pattern!r} names the Python package {name!r}, which is not installed; install it, "
+            f"or give other files"
         )
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _missing(problem: str) -> MissingData:
+    return MissingData(DatasetError("corpus.paths", f"the corpus is empty or missing: {problem}"))

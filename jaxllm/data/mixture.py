@@ -16,6 +16,7 @@ from jaxllm.data.datasets import (
     open_streams,
 )
 from jaxllm.data.loader import TrainLoader, ValidationLoader
+from jaxllm.data.missing import Missing
 from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
@@ -30,7 +31,7 @@ class DataConfig(Config):
     """Number of tokens in a row."""
     global_batch_size: int = Field(gt=0)
     """Number of rows in a step, over all hosts."""
-    datasets: dict[str, DatasetConfig] = Field(min_length=1)
+    datasets: dict[str, DatasetConfig] = Field(default_factory=dict)
     """Datasets by name; each one's validation split is evaluated under that name."""
     tokenizer: TokenizerConfig | None = None
     """Tokenizer of the corpora; without one, that of the prepared datasets is used."""
@@ -48,7 +49,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Self:
-        if not any(dataset.weight for dataset in self.datasets.values()):
+        if self.datasets and not any(dataset.weight for dataset in self.datasets.values()):
             raise ValueError("every dataset has weight 0, so there is none to train on")
         return self
 
@@ -66,27 +67,63 @@ class DataConfig(Config):
         made as the config says. `folders` are tokenised datasets that a run used before, by
         name: a corpus that has one of this tokenizer is opened from there, and its raw text is
         not looked at. Only a tokenizer that is not given may need the text then.
+
+        Raises ValueError for data that is wrong; where that which is there is not, MissingData for
+        files that are not there.
         """
-        tokenizer = tokenizer or self._tokenizer(seed)
+        if not self.datasets:
+            raise ValueError(
+                "data.datasets is empty; give what to train on, for example "
+                "data.datasets.text.type=corpus data.datasets.text.corpus.type=text "
+                "data.datasets.text.corpus.paths=[FILE]"
+            )
+        missing = Missing()
+        with missing.told_last():
+            tokenizer = tokenizer or self._tokenizer(seed)
+        found = self._folders(tokenizer, folders or {}, on_progress, missing)
+        streams = self._streams(found, missing)
+        _check_vocabularies(tokenizer, streams)
+        missing.tell()
+        return Data(config=self, tokenizer=tokenizer, folders=found, streams=streams)
+
+    def _folders(
+        self,
+        tokenizer: Tokenizer | None,
+        folders: Mapping[str, Path],
+        on_progress: Progress | None,
+        missing: Missing,
+    ) -> dict[str, Path]:
+        """The folders of tokenised datasets by name; a corpus is prepared where it has none.
+
+        Corpora whose tokenizer is missing are left out.
+        """
         found: dict[str, Path] = {}
         for name, dataset in self.datasets.items():
             if isinstance(dataset, PreparedDatasetConfig):
-                found[name] = Path(dataset.path)
-                _check_tokenizer(name, found[name], tokenizer)
+                with missing.told_last():
+                    _check_tokenizer(name, Path(dataset.path), tokenizer)
+                    found[name] = Path(dataset.path)
         for name, dataset in self.datasets.items():
-            if isinstance(dataset, CorpusDatasetConfig):
-                assert tokenizer is not None
-                known = (folders or {}).get(name)
+            if isinstance(dataset, CorpusDatasetConfig) and tokenizer is not None:
+                known = folders.get(name)
                 if known is not None and _holds(known, dataset, tokenizer):
                     found[name] = known
-                else:
+                    continue
+                with missing.told_last():
                     found[name] = self._tokenise(name, dataset, tokenizer, on_progress)
+        return found
+
+    def _streams(
+        self, folders: Mapping[str, Path], missing: Missing
+    ) -> dict[str, dict[str, TokenStream]]:
+        """Streams by name and split of every dataset that needs no folder, or has one."""
         streams = {}
         for name, dataset in self.datasets.items():
-            with of_dataset(name):
-                streams[name] = open_streams(dataset, folder=found.get(name))
-        _check_vocabularies(tokenizer, streams)
-        return Data(config=self, tokenizer=tokenizer, folders=found, streams=streams)
+            needs_folder = isinstance(dataset, CorpusDatasetConfig | PreparedDatasetConfig)
+            if name in folders or not needs_folder:
+                with missing.told_last(), of_dataset(name):
+                    streams[name] = open_streams(dataset, folder=folders.get(name))
+        return streams
 
     def _tokenizer(self, seed: int) -> Tokenizer | None:
         """The configured tokenizer, or that of the prepared datasets, or None."""

@@ -102,6 +102,11 @@ def finished_part(folder: Path, index: int) -> PartResult | None:
     return PartResult.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
+def any_finished(folder: Path) -> bool:
+    """Whether an earlier run finished a part."""
+    return any(folder.glob("part-*.json"))
+
+
 def encode_part(task: PartTask) -> PartResult:
     """Tokenises a part. Bad records beyond the corpus's error budget end it early."""
     folder = Path(task.folder)

@@ -1,8 +1,9 @@
 """Raw text to a tokenised dataset: scan, tokenise in parts, cut into shards, publish.
 
 The work folder `NAME-FINGERPRINT.partial` holds what is finished, so that a run that was killed
-goes on where it was. Parts and shards depend on the corpus alone, so the bytes are the same
-whatever the number of workers. The dataset appears by one rename, complete or not at all.
+goes on where it was; a refused one leaves it only where a rerun could find it again. Parts and
+shards depend on the corpus alone, so the bytes are the same whatever the number of workers. The
+dataset appears by one rename, complete or not at all.
 """
 
 import hashlib
@@ -39,6 +40,7 @@ from jaxllm.data.parts import (
     PartTask,
     ScanTask,
     SplitCounts,
+    any_finished,
     encode_part,
     finished_part,
     plan_shards,
@@ -52,6 +54,8 @@ from jaxllm.data.workers import Workers, default_workers
 
 logger = logging.getLogger(__name__)
 
+PARTS = "parts"  # the folder of the parts, in the work folder
+BUDGET_KEY = "corpus.error_budget"
 WORKER_BYTES = 16 << 20  # text that takes a worker longer than the second it needs to start
 
 Progress = Callable[[str, int, int], None]
@@ -117,7 +121,7 @@ def tokenise_corpus(
     if (folder / SIDECAR).exists():
         return folder
     work = folder.with_name(f"{folder.name}.partial")
-    with work_folder(work):
+    with work_folder(work, is_worth_keeping=lambda error: _can_go_on(work, error)):
         if (folder / SIDECAR).exists():  # another process made it meanwhile
             return folder
         job = _Job(corpus, tokenizer, name, validation_every, work, on_progress)
@@ -130,7 +134,6 @@ def tokenise_corpus(
 
 def source_cards(corpus: CorpusConfig, root: Path) -> tuple[SourceCard, ...]:
     """The files of a corpus with the hashes of their content."""
-    root.mkdir(parents=True, exist_ok=True)
     hashes = content_hashes(corpus.build().files(), cache=root / "content-hashes.json")
     return tuple(SourceCard(file=file, sha256=sha256) for file, sha256 in hashes.items())
 
@@ -157,7 +160,7 @@ class _Job:
         self._tokenizer = tokenizer
         self._name = name
         self._every = validation_every
-        self._parts = work / "parts"
+        self._parts = work / PARTS
         self._dataset = work / "dataset"
         self._tell = on_progress or (lambda phase, done, total: None)
         self._parts.mkdir(exist_ok=True)
@@ -262,7 +265,7 @@ class _Job:
         if len(bad) > budget:
             shown = "\n  ".join(sorted(bad)[:10])
             raise DatasetError(
-                "corpus.error_budget",
+                BUDGET_KEY,
                 f"the corpus has records that are no documents, more than the error budget of "
                 f"{budget}:\n  {shown}\nrepair them, or raise the budget to skip as many",
             )
@@ -287,6 +290,16 @@ class _Job:
                 f"no document is held out: the corpus has {train} documents with text, and every "
                 f"{self._every}th is for validation; lower it, or set it to 0",
             )
+
+
+def _can_go_on(work: Path, error: ValueError) -> bool:
+    """Whether a rerun that is not refused may find finished parts in the work folder.
+
+    Its name covers the content and all keys but the error budget: whatever else is mended, the
+    next run works in another folder.
+    """
+    is_over_budget = isinstance(error, DatasetError) and error.key == BUDGET_KEY
+    return is_over_budget and any_finished(work / PARTS)
 
 
 def _worth_starting(corpus: CorpusConfig) -> int:

@@ -13,23 +13,26 @@ from jaxllm.reporting.run import RunRecords
 @dataclass(frozen=True)
 class Figure:
     """One figure: where it stands in summary.json, which series has it before the run is done,
-    how it is said, and which way is better (0: neither)."""
+    how it is said, which way is better (0: neither), and whether it is a mean over the run."""
 
     label: str
     key: str
     series: str | None
     say: Callable[[float], str]
     better: int = 0
+    is_mean: bool = False
 
     def of(self, run: RunRecords) -> float | None:
-        """The figure of the finished run, else the last one recorded, else None."""
+        """The figure of the finished run, else what its records say so far, else None."""
         value = run.summary.get(self.key)
         if isinstance(value, float):
             return value
         if self.key == "steps" and run.last_step is not None:
             return float(run.last_step)
         series = run.series.get(self.series or "")
-        return None if series is None else series.last
+        if series is None:
+            return None
+        return series.mean if self.is_mean else series.last
 
 
 def _precise(value: float) -> str:
@@ -43,7 +46,9 @@ FIGURES = (
     Figure("Training loss", "loss", "loss", _precise),
     Figure("Steps", "steps", None, scale.count),
     Figure("Tokens", "tokens", None, scale.compact),
-    Figure("Tokens a second", "tokens_per_second", "tokens_per_second", scale.compact),
+    Figure(
+        "Tokens a second", "tokens_per_second", "tokens_per_second", scale.compact, is_mean=True
+    ),
     Figure("Time", "wall_seconds", None, scale.duration),
 )
 

@@ -179,7 +179,7 @@ def _footnote(found: Sequence[Section]) -> str:
         return ""
     return (
         "<p class='soft footnote'>Noisy curves: every record faintly, and boldly the centred mean "
-        "over a fortieth of the records.</p>"
+        "over a fortieth of the records, speeds weighed by the time they lasted.</p>"
     )
 
 

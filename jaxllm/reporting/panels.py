@@ -174,7 +174,7 @@ def _chart(runs: Sequence[RunRecords], quantity: Quantity, key: str) -> Chart:
 
 
 def _times(series: Series, factor: float) -> Series:
-    return series if factor == 1.0 else Series(series.steps, series.values * factor)
+    return series if factor == 1.0 else replace(series, values=series.values * factor)
 
 
 def _references(runs: Sequence[RunRecords], *, per_byte: bool) -> tuple[Reference, ...]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import yaml
 from jaxllm.reporting.series import Series
 
 _TEXTS = ("sample", "prompt")
+# What holds for a stretch of time, so that in a mean it counts by the length of it.
+_SPEED = "tokens_per_second"
+_OVER_TIME = (_SPEED, "tokens_per_second_per_device", "mfu", "data_wait_share")
 _CONTENTS = (
     "A run folder holds config.yaml and metrics.jsonl, and summary.json once the run is done; "
     "`jaxllm train` makes one, at the config key run_dir"
@@ -121,7 +124,25 @@ def _series(records: list[dict[str, Any]]) -> dict[str, Series]:
             number = _number(value)
             if key != "step" and isinstance(number, float):
                 points.setdefault(key, {})[record["step"]] = number
-    return {key: _sorted(steps) for key, steps in points.items()}
+    return _weighed_by_time({key: _sorted(steps) for key, steps in points.items()})
+
+
+def _weighed_by_time(series: dict[str, Series]) -> dict[str, Series]:
+    """Speeds and shares of time with the time of each record: its steps over its speed.
+
+    The mean speed of some records is then all their tokens over all their time.
+    """
+    speed = series.get(_SPEED)
+    if speed is None:
+        return series
+    is_known = np.isfinite(speed.values) & (speed.values > 0)
+    times = np.diff(speed.steps, prepend=0) / np.where(is_known, speed.values, np.inf)
+    timed = [
+        key
+        for key in _OVER_TIME
+        if key in series and np.array_equal(series[key].steps, speed.steps)
+    ]
+    return {**series, **{key: replace(series[key], weights=times) for key in timed}}
 
 
 def _sorted(points: dict[int, float]) -> Series:

@@ -9,10 +9,14 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """`values[i]` (float64, may be NaN or infinite) was measured at `steps[i]` (int64, rising)."""
+    """`values[i]` (float64, may be NaN or infinite) was measured at `steps[i]` (int64, rising).
+
+    `weights[i]` (not negative) is what it counts in a mean; without them all count alike.
+    """
 
     steps: np.ndarray
     values: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -26,6 +30,13 @@ class Series:
     def last(self) -> float:
         """The last value, finite or not."""
         return float(self.values[-1])
+
+    @property
+    def mean(self) -> float:
+        """The mean of the finite values; NaN if none counts."""
+        amounts, weights = self._weighed()
+        total = weights.sum()
+        return float(amounts.sum() / total) if total else float("nan")
 
     def thinned(self, buckets: int = 300) -> "Series":
         """At most about `3 * buckets` points, which hide no extreme and no gap.
@@ -53,14 +64,20 @@ class Series:
 
         Towards both ends the window shrinks, so the first and last value stay as they are.
         """
-        finite = np.isfinite(self.values)
-        total = np.concatenate([[0.0], np.cumsum(np.where(finite, self.values, 0.0))])
-        count = np.concatenate([[0], np.cumsum(finite)])
+        amounts, weights = (np.concatenate([[0.0], np.cumsum(v)]) for v in self._weighed())
         index = np.arange(len(self))
         reach = np.minimum(np.minimum(index, len(self) - 1 - index), window // 2)
         first, past = index - reach, index + reach + 1
-        mean = (total[past] - total[first]) / np.maximum(count[past] - count[first], 1)
-        return Series(self.steps, np.where(finite, mean, np.nan))
+        weight = weights[past] - weights[first]
+        counts = np.isfinite(self.values) & (weight > 0)
+        mean = (amounts[past] - amounts[first]) / np.where(counts, weight, 1.0)
+        return Series(self.steps, np.where(counts, mean, np.nan))
+
+    def _weighed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values times their weights, and the weights; zeros where a value is not finite."""
+        finite = np.isfinite(self.values)
+        weights = np.where(finite, 1.0 if self.weights is None else self.weights, 0.0)
+        return np.where(finite, self.values, 0.0) * weights, weights
 
     def stretches(self) -> Iterator["Series"]:
         """The stretches of finite values between the gaps."""

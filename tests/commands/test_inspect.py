@@ -47,9 +47,42 @@ def test_a_run_shows_how_far_it_came(finished, unfinished, capsys):
     assert "segment_ids" in shown, "ids are shown as they are without a tokenizer"
 
 
+def test_a_config_shows_its_weights_before_its_data_is_there(ids, capsys):
+    inspect(str(ids), ["data.datasets.ids.train=no.bin", "data.datasets.ids.validation=yet.bin"])
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if "not there yet" in line]
+    assert "data.datasets.ids.train: there is no token file no.bin" in line
+    assert "data.datasets.ids.validation: there is no token file yet.bin" in line
+    assert "embed.table" in shown
+    assert f"{64 * 32 * 4:,}" in shown, "the vocabulary of 60, padded"
+    assert "row 0" not in shown
+
+
+def test_a_run_shows_how_far_it_came_when_its_data_is_gone(unfinished, capsys):
+    config = unfinished / "config.yaml"
+    config.write_text(config.read_text().replace("train.bin", "gone.bin"))
+    inspect(str(unfinished))
+    shown = capsys.readouterr().out
+    assert "gone.bin" in shown
+    assert "embed.table" in shown
+    assert "is not complete" in shown
+
+
+def test_data_that_is_there_but_wrong_is_refused(ids, tmp_path):
+    (tmp_path / "odd.bin").write_bytes(b"odd")
+    odd = f"data.datasets.ids.validation={tmp_path}/odd.bin"
+    with pytest.raises(ValueError, match=r"odd\.bin is empty or truncated"):
+        inspect(str(ids), ["data.datasets.ids.train=nowhere.bin", odd])
+    nowhere = "data.datasets={one: {type: prepared, path: nowhere}}"
+    with pytest.raises(ValueError, match="nowhere is no tokenised dataset"):
+        inspect(str(ids), [nowhere])  # which alone would tell the size of the vocabulary
+
+
 def test_what_is_neither_is_refused(finished, tmp_path):
-    with pytest.raises(ValueError, match="is not a run folder"):
+    with pytest.raises(ValueError, match="nothing that can be inspected") as refused:
         inspect(str(tmp_path))
+    for looked_for in ("config.yaml", "tokens.json", "a YAML file or the name of a shipped one"):
+        assert looked_for in str(refused.value)
     with pytest.raises(ValueError, match="no config file"):
         inspect("nothing")
     with pytest.raises(ValueError, match="overrides go with a CONFIG"):

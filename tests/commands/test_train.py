@@ -130,6 +130,26 @@ def test_a_dry_run_computes_and_writes_nothing(ids, tmp_path, caplog, capsys):
     assert "dry run" in capsys.readouterr().out
 
 
+def test_a_dry_run_goes_as_far_as_it_can_without_its_data(ids, tmp_path, caplog, capsys):
+    overrides = [f"run_dir={tmp_path}/run", "data.datasets.ids.train=nowhere.bin"]
+    with jax.log_compiles():
+        assert train(load_config(ids, overrides), dry_run=True) == 0
+    assert not compiled(caplog)
+    shown = capsys.readouterr().out
+    assert "not there yet: data.datasets.ids.train: there is no token file nowhere.bin\n" in shown
+    assert "dry run: everything fits but the data" in shown
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "odd.bin").write_bytes(b"odd")
+    wrong = [
+        ("model.vocab_size=32", "model.vocab_size is 32, but the tokenizer has 60"),
+        ("model.attention=cudnn", "model.attention"),
+        (f"data.datasets.ids.validation={tmp_path}/odd.bin", "odd.bin is empty or truncated"),
+    ]
+    for override, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            train(load_config(ids, [*overrides, override]), dry_run=True)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

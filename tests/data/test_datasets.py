@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from jaxllm.data import DataConfig, open_stream
+from jaxllm.data import DataConfig, MissingData, open_stream
 from jaxllm.data.streams import SyntheticStream, read
 
 SENTENCEPIECE = {"type": "sentencepiece", "vocab_size": 512}
@@ -93,6 +93,35 @@ def test_errors_of_a_dataset_have_its_whole_key(texts, dataset, tmp_path):
                 options.build()
 
 
+def test_what_is_missing_is_told_whole_and_last(dataset, tmp_path):
+    """First comes what is wrong with the data that is there."""
+    (tmp_path / "odd.bin").write_bytes(b"odd")
+    tokens = {"type": "bin", "train": "a.bin", "vocab_size": 512, "delimiter_id": 1}
+    missing = {
+        "text": text(tmp_path),
+        "old": {"type": "prepared", "path": "/no"},
+        "ids": {**tokens, "validation": "b.bin"},
+    }
+    wrong = {
+        "is empty or truncated": {**tokens, "validation": str(tmp_path / "odd.bin")},
+        "another tokenizer": {"type": "prepared", "path": str(dataset)},
+        "has no tokens.json": {"type": "prepared", "path": str(tmp_path)},
+    }
+    options = {"tokenizer": {"type": "byte"}, "root": str(tmp_path / "root")}
+    with pytest.raises(MissingData) as told:
+        config(missing, **options).build()
+    assert [str(problem).split(": ")[0] for problem in told.value.problems] == [
+        "data.datasets.old",
+        "data.datasets.text.corpus.paths",
+        "data.datasets.ids.train",
+        "data.datasets.ids.validation",
+    ]
+    for message, dataset_config in wrong.items():
+        with pytest.raises(ValueError, match=message) as refused:
+            config({**missing, "wrong": dataset_config}, **options).build()
+        assert not isinstance(refused.value, MissingData)
+
+
 def test_prefetch_is_the_number_of_batches_read_ahead(monkeypatch):
     together = threading.Barrier(3, timeout=10)  # opens when three threads wait in it
     reads = []
@@ -154,8 +183,8 @@ def test_bin_and_synthetic_streams_need_no_tokenizer(tmp_path):
 def test_configs_that_cannot_be_meant_are_refused(texts, tmp_path):
     with pytest.raises(ValidationError, match="every dataset has weight 0"):
         config({"s": {"type": "synthetic", "weight": 0}})
-    with pytest.raises(ValidationError, match="datasets"):
-        config({})
+    with pytest.raises(ValueError, match=r"data\.datasets is empty"):
+        config({}).build()
     with pytest.raises(ValidationError, match="workerz"):
         config({"s": {"type": "synthetic"}}, workerz=3)
     with pytest.raises(ValueError, match=r"set `data\.tokenizer`"):

@@ -179,9 +179,9 @@ def test_the_tokenizer_learns_from_train_documents_only(tmp_path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def write_jsonl(folder, bad_lines):
+def write_jsonl(folder, bad_lines, words=40):
     folder.mkdir(exist_ok=True)
-    lines = [json.dumps({"text": document(seed, 40)}) for seed in range(40)]
+    lines = [json.dumps({"text": document(seed, words)}) for seed in range(40)]
     for number in bad_lines:
         lines[number - 1] = "{broken"
     (folder / "a.jsonl").write_text("\n".join(lines))
@@ -210,6 +210,49 @@ def test_bad_lines_are_named_and_skipped_only_within_the_budget(tmp_path, caplog
     assert skipped == [f"{path}:7", f"{path}:31"]
     assert sum(split["documents"] for split in card["splits"].values()) == 38
     assert "a.jsonl:31" in caplog.text
+
+
+def refused(path, root, message, **options):
+    """What a refused preparation of one file leaves in its root, but for the known hashes."""
+    with pytest.raises(ValueError, match=message):
+        prepare_dataset(
+            JsonlCorpusConfig(paths=(str(path),)),
+            tokenizer=ByteTokenizerConfig(),
+            root=root,
+            name="lines",
+            workers=1,
+            **options,
+        )
+    return [found for found in root.glob("*") if found.name != "content-hashes.json"]
+
+
+def test_a_refused_preparation_leaves_no_work_behind(tmp_path):
+    path, root = write_jsonl(tmp_path / "in", bad_lines=(7,)), tmp_path / "root"
+    assert refused(path, root, "error budget of 0") == [], "nothing was finished"
+    write_jsonl(tmp_path / "in", bad_lines=(), words=300)
+    message = "no document is held out"
+    assert refused(path, root, message, validation_every=50) == [], "another key, another folder"
+    path.unlink()
+    assert refused(path, tmp_path / "new", "matches no file") == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_larger_budget_goes_on_from_the_parts_of_a_refused_preparation(tmp_path):
+    path, root = write_jsonl(tmp_path / "in", bad_lines=(31,), words=300), tmp_path / "root"
+    (work,) = refused(path, root, "error budget of 0")
+    finished = {part: part.stat().st_mtime_ns for part in work.glob("parts/*.json")}
+    assert finished
+    seen = []
+    folder = prepare_dataset(
+        JsonlCorpusConfig(paths=(str(path),), error_budget=1),
+        tokenizer=ByteTokenizerConfig(),
+        root=root,
+        name="lines",
+        on_progress=lambda *_: seen.append(_mtimes(finished)),
+    )
+    assert seen[0] == finished, "finished parts were made again"
+    assert len(describe_dataset(folder)["skipped_records"]) == 1
+    assert not work.exists()
 
 
 def test_a_document_that_is_not_utf8_is_named(tmp_path):

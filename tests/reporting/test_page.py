@@ -138,6 +138,23 @@ def test_a_damaged_line_is_left_out_and_said(make_run):
     assert "line 2 of metrics.jsonl is not a record and is left out" in render(run)
 
 
+def test_speeds_are_averaged_by_the_time_that_they_lasted(make_run):
+    """Steps of one second and of a ninth, in turn: 18 tokens in 10 ninths of a second."""
+    records = [
+        {"step": s, "tokens_per_second": 9.0 if s % 2 else 81.0, "data_wait_share": 0.9 * (s % 2)}
+        for s in range(1, 241)
+    ]
+    run = read_run(make_run("uneven", records))
+    assert run.series["tokens_per_second"].mean == pytest.approx(240 * 9 / (120 + 120 / 9))
+    assert run.series["data_wait_share"].mean == pytest.approx(0.9 * 0.9)
+    text = " ".join(Outline(render_report([run])).text)
+    assert "Tokens a second 16.2" in text
+    (speed, waiting) = sections([run])[-1].charts
+    middle = speed.lines[0].series.smoothed(41).values[100:140]
+    assert middle == pytest.approx(16.2, rel=0.05)
+    assert waiting.lines[0].series.smoothed(41).values[100:140] == pytest.approx(81, rel=0.02)
+
+
 def test_thousands_of_points_keep_the_page_small_and_the_spike_in_it(make_run):
     records = [{"step": s, "loss": 4.0 + s % 7 / 10} for s in range(1, 30_001)]
     records[17_777]["loss"] = 77.5

@@ -40,6 +40,14 @@ def test_smoothing_is_the_mean_of_the_finite_neighbours():
     np.testing.assert_array_equal(smooth, [4.0, 5.0, 5.5, np.nan, 3.0, 3.0, 3.0])
 
 
+def test_means_weigh_the_values_where_weights_are_given():
+    weights = np.array([1.0, 3.0, 0.0, 2.0, 2.0])
+    weighed = Series(np.arange(5), np.array([4.0, 8.0, 9.0, np.inf, 1.0]), weights)
+    assert weighed.mean == (4 + 3 * 8 + 2 * 1) / 6
+    np.testing.assert_array_equal(weighed.smoothed(3).values, [4.0, 7.0, 8.0, np.nan, 1.0])
+    assert np.isnan(series([np.nan]).mean)
+
+
 def test_stretches_end_at_values_that_are_not_finite():
     parts = list(series([np.nan, 1, 2, np.inf, 3, np.nan, np.nan]).stretches())
     assert [part.values.tolist() for part in parts] == [[1, 2], [3]]

@@ -67,5 +67,39 @@ def test_what_was_not_training_is_left_out(clock, monkeypatch):
     assert meter.read(1)["tokens_per_second"] == 400
 
 
+def test_the_step_before_a_pause_is_no_faster_than_the_others(clock, monkeypatch):
+    """Short steps are seen late, after the next dispatch; the one before a pause is waited for."""
+    meter = make(monkeypatch)
+    begin, speeds = clock.now, []
+    for step in range(1, 101):
+        late = 0.0 if step % 50 == 0 else 0.009
+        clock.now = begin + 0.01 * step + late
+        speeds.append(meter.read(1)["tokens_per_second"])
+        if not late:
+            clock.now = begin = begin + 1000  # an evaluation
+            begin -= 0.01 * step
+            meter.restart()
+    assert meter.training_seconds == pytest.approx(1.0, rel=1e-9)
+    for speed in (speeds[48], speeds[49], speeds[50], speeds[98], speeds[99]):
+        assert speed == pytest.approx(80_000, rel=0.03)
+
+
+def test_the_first_steps_are_counted_by_themselves(clock, monkeypatch):
+    """They wake the machine up; of the later ones there are not enough yet for a window."""
+    meter = make(monkeypatch)
+    clock.now += 0.3
+    assert meter.read(1)["tokens_per_second"] == pytest.approx(800 / 0.3)
+    for _ in range(2):
+        clock.now += 0.01
+        assert meter.read(1)["tokens_per_second"] == pytest.approx(80_000)
+
+
+def test_steps_that_are_long_enough_are_timed_one_by_one(clock, monkeypatch):
+    meter = make(monkeypatch)
+    for seconds in (2, 0.6, 5, 0.5, 1):
+        clock.now += seconds
+        assert meter.read(1)["tokens_per_second"] == pytest.approx(800 / seconds)
+
+
 def test_memory_in_use_is_known_everywhere():
     assert memory_bytes() > 10 * 2**20  # this process has JAX in it
