@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILER := $(VENV)/.compiler
+HF_VENV := .venv-hf
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: setup compiler demo test test-all test-tpu-compile lint lock clean
+.PHONY: setup compiler demo test test-all test-tpu-compile test-hf lint lock clean
 
 setup: $(STAMP)
 
@@ -33,15 +34,24 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint compiler
-	$(PYTEST) -m "not slow and not tpu_compile"
+	$(PYTEST) -m "not slow and not tpu_compile and not hf"
 
 test-all: lint compiler
-	$(PYTEST) -m "not tpu_compile"
+	$(PYTEST) -m "not tpu_compile and not hf"
 
 # Compiles every pod config with the TPU compiler, two to nine minutes of one core each, and shows
 # the predicted times.
 test-tpu-compile: compiler
 	$(PYTEST) -m tpu_compile -rP
+
+# Records what transformers computes anew, in an environment of its own (Python 3.11, PyTorch), and
+# lets it open what jaxllm writes: bit-equal weights, and answers equal to those in tests/golden.
+test-hf: setup $(HF_VENV)/.installed
+	$(PYTEST) -m hf --maxprocesses 1
+
+$(HF_VENV)/.installed: requirements-hf.lock scripts/setup_hf.sh
+	@bash scripts/setup_hf.sh $(HF_VENV)
+	@touch $@
 
 # Pins every version and hash, for every platform, naming no index address.
 lock:
@@ -49,6 +59,10 @@ lock:
 	    --generate-hashes --no-header --no-emit-index-url --quiet -o requirements.lock --upgrade
 	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock
+	printf '%s\n' transformers==5.23.0 safetensors numpy sentencepiece protobuf tiktoken filelock \
+	    fsspec jinja2 networkx setuptools sympy typing-extensions | uv pip compile - \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --quiet -o requirements-hf.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

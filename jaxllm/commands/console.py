@@ -50,7 +50,7 @@ class Console:
         def advance(more: int) -> None:
             nonlocal done
             done += more
-            figures = f"{min(done, num_bytes) / 1e9:.1f} of {num_bytes / 1e9:.1f} GB"
+            figures = f"{min(done, num_bytes) / 1e6:,.1f} of {num_bytes / 1e6:,.1f} MB"
             self._advance("weights", min(done, num_bytes), num_bytes, figures, is_count=False)
 
         return advance

@@ -1,0 +1,202 @@
+"""Published models in, trained ones out, and training that starts from them."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import yaml
+
+from jaxllm.commands.convert import export_model, import_model
+from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.generate import generate
+from jaxllm.commands.run_folder import open_model
+from jaxllm.data import load_tokenizer
+from jaxllm.data.tokenizer import ByteTokenizer
+from jaxllm.hf.model import load_model, write_weights
+from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
+from jaxllm.nn.param import param_dict
+
+from . import runs
+
+VOCAB = 264  # 257 tokens, in a multiple of 8
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder as others publish them: a tiny Llama with tied embeddings, of bytes."""
+    folder = tmp_path_factory.mktemp("published") / "model"
+    config = tiny.config(vocab_size=VOCAB, is_tied=True, num_layers=2, max_length=64)
+    model = jax.eval_shape(lambda: config.build(jax.random.key(0), VOCAB))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: (rng.normal(size=leaf.shape) / 6).astype(np.float32), param_dict(model)
+    )
+    write_weights(folder, config, params, extra={"bos_token_id": 256, "eos_token_id": [256, 10]})
+    write_tokenizer(ByteTokenizer(), folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [256, 10]}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(published, tmp_path_factory):
+    """The run folder of that model. Read it only."""
+    run_dir = tmp_path_factory.mktemp("imported") / "run"
+    import_model(published, run_dir, [])
+    return run_dir
+
+
+def weights_of(run_dir, step):
+    """The saved weights of a run (the averaged ones, if it has them), by path."""
+    params = open_model(run_dir, step=step).params
+    leaves = jax.tree.flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def same_weights(one, other):
+    assert one.keys() == other.keys()
+    return all(np.array_equal(one[path], other[path]) for path in one)
+
+
+def test_an_imported_model_goes_out_bit_for_bit(published, imported, tmp_path):
+    export_model(imported, tmp_path / "out", step=None, dtype="float32")
+    before, after = load_model(published), load_model(tmp_path / "out")
+    assert after.config == before.config
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    ours, theirs = (
+        json.loads((f / "config.json").read_text()) for f in (tmp_path / "out", published)
+    )
+    assert ours == theirs
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (published / name).read_bytes()
+    stops = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert stops == [256, 10]
+
+
+def test_an_imported_model_generates_what_the_model_says(published, imported):
+    (text,) = generate(imported, ["the "], sampling={"temperature": 0.0, "max_tokens": 6})
+    model, tokenizer = load_model(published), find_tokenizer(published, vocab_size=VOCAB)
+    ids = [tokenizer.delimiter_id, *tokenizer.encode("the ").tolist()]
+    prompt = len(ids)
+    for _ in range(6):
+        logits = np.asarray(model(np.array([ids], np.int32)))[0, -1, :257]
+        if int(np.argmax(logits)) in tokenizer.stop_ids:
+            break
+        ids.append(int(np.argmax(logits)))
+    assert text == tokenizer.decode(ids[prompt:])
+    assert load_tokenizer(imported / "tokenizer").stop_ids == (256, 10)
+
+
+def test_an_imported_model_is_scored_on_text(imported, tmp_path):
+    (tmp_path / "a.txt").write_text("the war of the people and of the laws\n" * 20)
+    (score,) = evaluate(imported, data=[str(tmp_path / "a.txt")]).values()
+    assert score.raw_bytes == 38 * 20
+    assert 4 < score.loss < 9  # random weights, 257 tokens: about log 257
+
+
+def test_without_data_it_says_what_to_give(imported):
+    with pytest.raises(ValueError, match=r"data\.datasets is empty; give what to train on"):
+        runs.start(imported / "config.yaml", imported)
+
+
+def test_an_imported_model_is_trained_on_in_its_folder(published, tmp_path):
+    (tmp_path / "a.txt").write_text("the war of the people and of the laws\n" * 40)
+    run_dir, other = tmp_path / "run", tmp_path / "other"
+    import_model(published, run_dir, ["data.sequence_length=16"])
+    before = weights_of(run_dir, 0)
+    imported = (run_dir / "config.yaml").read_text()
+    corpus = f"{{type: text, paths: ['{tmp_path}/a.txt']}}"
+    options = [
+        f"data.root={tmp_path}/root",
+        f"data.datasets.text={{type: corpus, validation_every: 0, corpus: {corpus}}}",
+        "optim={type: adamw, learning_rate: 0.001, schedule: {type: constant}}",
+        "training.steps=2",
+        "checkpoints.every=1",
+    ]
+    assert runs.start(run_dir / "config.yaml", run_dir, *options) == 0
+    assert not same_weights(before, weights_of(run_dir, 2))
+    # What starts from the folder itself is the same training.
+    (tmp_path / "config.yaml").write_text(imported)
+    start = f"init_from={{type: hf, path: {published}}}"
+    assert runs.start(tmp_path / "config.yaml", other, start, *options) == 0
+    assert losses(run_dir) == losses(other)
+    assert same_weights(weights_of(other, 2), weights_of(run_dir, 2))
+
+
+def losses(run_dir):
+    """The training losses of a run, by step."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {r["step"]: r["loss"] for r in map(json.loads, lines) if "loss" in r}
+
+
+def test_another_model_is_not_trained_in_its_folder(imported):
+    with pytest.raises(ValueError, match=r"model\.rope_theta: 10000\.0 in the run folder, 5000\.0"):
+        runs.start(imported / "config.yaml", imported, "model.rope_theta=5000.0")
+
+
+def test_a_run_starts_from_another(ids, uninterrupted, tmp_path):
+    """Where steps are too short for float32 the weights stay: the averaged ones of the other."""
+    start = f"init_from={{type: run, path: {uninterrupted}}}"
+    options = ("optim={type: sgd, learning_rate: 1e-30}", "training={steps: 1}")
+    raw = yaml.safe_load(ids.read_text())
+    del raw["model"]  # as in the run that it starts from
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(raw))
+    assert runs.start(config, tmp_path / "run", start, *options) == 0
+    assert same_weights(weights_of(tmp_path / "run", 1), weights_of(uninterrupted, 8))
+    missing = f"init_from={{type: run, path: {uninterrupted}, step: 5}}"
+    with pytest.raises(ValueError, match=r"no checkpoint of step 5; it has \[6, 8\]"):
+        runs.start(config, tmp_path / "third", missing, *options)
+
+
+def test_a_trained_run_goes_out(finished, tmp_path):
+    """Text, its own byte tokenizer, averaged weights: all as `generate` uses them."""
+    export_model(finished, tmp_path / "out", step=None, dtype="float32")
+    model, tokenizer = (
+        load_model(tmp_path / "out"),
+        find_tokenizer(tmp_path / "out", vocab_size=None),
+    )
+    (text,) = generate(finished, ["the "], sampling={"temperature": 0.0, "max_tokens": 1})
+    ids = [tokenizer.delimiter_id, *tokenizer.encode("the ").tolist()]
+    logits = np.asarray(model(np.array([ids], np.int32)))[0, -1, :257]
+    assert text == tokenizer.decode([int(np.argmax(logits))])
+
+
+def test_a_network_of_no_family_is_not_written(ids, tmp_path):
+    options = ("model.activation=relu_squared", "model.is_gated=false", "training.steps=3")
+    assert runs.start(ids, tmp_path / "run", *options) == 0
+    with pytest.raises(ValueError, match=r"no published family.*(?s:.)*llama: is_gated=False"):
+        export_model(tmp_path / "run", tmp_path / "out", step=None, dtype="float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(published, imported, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for call in (
+        lambda: import_model(published, tmp_path, []),
+        lambda: export_model(imported, tmp_path, step=None, dtype="float32"),
+    ):
+        with pytest.raises(ValueError, match="exists and is not empty"):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failed_import_leaves_nothing(published, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in published.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is truncated"):
+        import_model(broken, tmp_path / "run", [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def test_a_start_that_is_not_there(ids, tmp_path):
+    for kind, match in (("hf", "is no model folder"), ("run", "is no run folder")):
+        start = f"init_from={{type: {kind}, path: {Path(tmp_path) / 'none'}}}"
+        with pytest.raises(ValueError, match=f"init_from.*{match}"):
+            runs.start(ids, tmp_path / "run", start)

@@ -1,0 +1,61 @@
+"""transformers itself, in an environment of its own: it opens what jaxllm writes.
+
+`make test-hf` makes the environment and runs these.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxllm.hf.model import load_model, save_model
+from jaxllm.hf.registry import families
+
+from .published import GOLDEN, grad_norms, names, published, read
+
+ROOT = Path(__file__).parents[2]
+PYTHON = Path(os.environ.get("JAXLLM_HF_PYTHON", ROOT / ".venv-hf" / "bin" / "python"))
+
+pytestmark = [
+    pytest.mark.hf,
+    pytest.mark.skipif(not PYTHON.exists(), reason="no environment with transformers"),
+]
+
+
+def script(name, *arguments):
+    """Run a script in that environment; its output, which an assertion shows."""
+    command = [str(PYTHON), str(ROOT / "scripts" / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_opens_what_is_saved_with_equal_bits(name, tmp_path):
+    folder = published(name).write(tmp_path / "theirs")
+    save_model(load_model(folder), tmp_path / "ours", max_shard_bytes=50_000)
+    code, text = script("hf_roundtrip.py", tmp_path / "ours", "--same-as", folder)
+    assert code == 0, text
+
+
+def test_every_family_is_recorded():
+    assert {read(name)["model_type"] for name in names()} == families().keys()
+
+
+def test_what_is_recorded_is_what_it_computes(tmp_path):
+    code, text = script("hf_reference.py", "--out", tmp_path)
+    assert code == 0, text
+    assert sorted(path.name for path in tmp_path.iterdir()) == names()
+    for name in names():
+        anew, case = dict(np.load(tmp_path / name / "reference.npz")), published(name)
+        assert anew.keys() == case.reference.keys(), name
+        for key, values in case.reference.items():
+            # Float64 sums of another machine; what is kept of them is float32.
+            if values.dtype.kind == "f" and not key.startswith("noise"):
+                np.testing.assert_allclose(anew[key], values, rtol=1e-5, atol=1e-6, err_msg=name)
+        for tensor, norm in grad_norms(case).items():
+            again = json.loads(str(anew["grad_norms"]))[tensor]
+            assert again == pytest.approx(norm, rel=1e-6, abs=1e-9), (name, tensor)
+    assert GOLDEN.is_dir()
