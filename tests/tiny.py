@@ -40,6 +40,41 @@ def gpt2(**changes):
     return config(**(options | changes))
 
 
+def gemma(**changes):
+    """Windows in two of three layers, with their own positions; norms on both sides, and caps."""
+    options = {
+        "window": 5,
+        "window_pattern": (True, True, False),
+        "window_rope_theta": 50.0,
+        "rope_fraction": 0.5,
+        "norm_position": "both",
+        "has_centered_scale": True,
+        "is_embed_scaled": True,
+        "qk_norm": "projection",
+        "query_scale": 0.3,
+        "attention_soft_cap": 3.0,
+        "attention_bias": "qkv",
+    }
+    return config(**(options | changes))
+
+
+def deepseek(**changes):
+    """Latent attention, with a longer context than it was made for."""
+    options = {
+        "num_kv_heads": None,
+        "latent": {
+            "query_rank": 12,
+            "kv_rank": 16,
+            "plain_dim": 6,
+            "rope_dim": 4,
+            "value_dim": 10,
+        },
+        "rope_theta": 100.0,
+        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_length": 8, "score_weight": 1.0},
+    }
+    return config(**(options | changes))
+
+
 def abstract(model_config):
     """The decoder's shapes; nothing is allocated."""
     return jax.eval_shape(lambda: model_config.build(jax.random.key(0), VOCAB))

@@ -6,6 +6,7 @@ import pytest
 from jaxllm.data.sentence_pieces import SentencePieceTokenizer, SentencePieceTokenizerConfig
 from jaxllm.data.tokenizer import (
     ByteTokenizerConfig,
+    HuggingFaceTokenizer,
     HuggingFaceTokenizerConfig,
     load_tokenizer,
     token_dtype,
@@ -71,6 +72,79 @@ def test_decoding_skips_delimiters_and_marks_cut_characters(tokenizers, kind):
     assert "\ufffd" in tokenizer.decode(tokenizer.encode("\u00e9\u4e2d")[:1])
 
 
+@KINDS
+def test_the_delimiter_ends_an_answer_where_nothing_else_is_said(tokenizers, kind, tmp_path):
+    tokenizers[kind].save(tmp_path)
+    for tokenizer in (tokenizers[kind], load_tokenizer(tmp_path)):
+        assert tokenizer.stop_ids == (tokenizer.delimiter_id,)
+        assert tokenizer.chat_template is None
+
+
+def test_what_comes_with_a_tokenizer_is_saved_with_it(hf_json, tmp_path):
+    files = {"tokenizer_config.json": b"{}", "additional_chat_templates/rag.jinja": b"\xff"}
+    tokenizer = HuggingFaceTokenizer(
+        hf_json.read_bytes(),
+        delimiter="<|endoftext|>",
+        name="x",
+        stop_ids=[1, 0],
+        special_tokens={"bos_token": "<|endoftext|>", "pad_token": "<pad>"},
+        chat_templates={"default": "{{ bos_token }}\u00e9", "rag": "{{ pad_token }}"},
+        originals=files,
+    )
+    for index in range(2):  # saved, then what was loaded saved again
+        tokenizer.save(tmp_path / str(index))
+        tokenizer = load_tokenizer(tmp_path / str(index))
+        assert isinstance(tokenizer, HuggingFaceTokenizer)
+        assert tokenizer.stop_ids == (1, 0)
+        assert tokenizer.originals == files
+        chat = [{"role": "user", "content": "Hi"}]
+        assert tokenizer.chat_template.render(chat) == "<|endoftext|>\u00e9"
+        assert tokenizer.chat_template.render(chat, template="rag") == "<pad>"
+        for name, content in files.items():
+            assert (tmp_path / str(index) / "original" / name).read_bytes() == content
+
+
+def test_a_card_of_an_earlier_version_is_read(tokenizers, tmp_path):
+    tokenizers["hf"].save(tmp_path)
+    (tmp_path / "card.json").write_text('{"type": "hf", "delimiter": "<|endoftext|>"}')
+    assert load_tokenizer(tmp_path).fingerprint == tokenizers["hf"].fingerprint
+    assert load_tokenizer(tmp_path).stop_ids == (load_tokenizer(tmp_path).delimiter_id,)
+
+
+def test_a_vocabulary_that_has_its_special_tokens_does_not_find_them_in_text():
+    model = unigram("</s>")
+    text = "a </s> b</s></s> <unk>"
+    ids = model.encode(text)
+    assert model.delimiter_id not in ids
+    assert model.decode(ids) == text
+    assert model.delimiter_id in model.encode_with_specials(text).ids
+    with pytest.raises(ValueError, match=r"makes its delimiter 'b' of the text 'a b'"):
+        unigram("b").encode("a b")
+
+
+def unigram(special: str) -> HuggingFaceTokenizer:
+    """A unigram model of characters and a special token."""
+    import tokenizers
+
+    pieces = [("<unk>", 0.0), (special, 0.0), *((c, -2.0) for c in "ab </s>unk" if c != special)]
+    model = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0))
+    model.decoder = tokenizers.decoders.Fuse()
+    model.add_special_tokens([special])
+    return HuggingFaceTokenizer(model.to_str().encode(), delimiter=special, name="x")
+
+
+def test_special_tokens_are_parsed_where_that_is_asked_for(tokenizers):
+    hf = tokenizers["hf"]
+    text = "one<|endoftext|>two<pad>"
+    parsed = hf.encode_with_specials(text)
+    expected = [*hf.encode("one"), 0, *hf.encode("two"), 1]
+    assert parsed.ids.tolist() == expected
+    assert parsed.ids.dtype == hf.encode(text).dtype
+    assert hf.encode_with_specials(text, "").ids.tolist() == expected
+    assert hf.encode_with_specials("a", "b").type_ids.tolist() == [0, 1]
+    assert hf.decode(hf.encode(text)) == text
+
+
 def test_the_word_cache_encodes_as_the_library_does(tokenizers):
     tokenizer = tokenizers["bpe"]
     assert tokenizer._words is not None
@@ -110,6 +184,18 @@ def test_special_tokens_spelled_in_a_text_are_text(tokenizers):
     assert len(hf.encode("<|endoftext|>")) > 1
     assert len(hf.encode("<pad>")) > 1
     assert len(tokenizers["bpe"].encode("<|document|>")) > 1
+
+
+def test_special_tokens_in_a_text_are_the_ids_of_their_characters():
+    import tokenizers
+
+    pieces = ["<", "|", "e", ">", "<|", "|>"]
+    model = tokenizers.Tokenizer(
+        tokenizers.models.BPE({p: i for i, p in enumerate(pieces)}, [("<", "|"), ("|", ">")])
+    )
+    model.add_special_tokens(["<|e|>"])
+    hf = HuggingFaceTokenizer(model.to_str().encode(), delimiter="<|e|>", name="x")
+    assert hf.encode("<|e|>").tolist() == [pieces.index(p) for p in ("<|", "e", "|>")]
 
 
 def test_training_is_reproducible_and_bounded_by_its_budget():

@@ -22,6 +22,8 @@ CONFIGS = {
     "rope": tiny.config(qk_norm="head", num_layers=2),
     # 24 positions are fewer than the padded prompt: padding must not reach beyond them.
     "learned": tiny.gpt2(num_layers=2, max_length=24),
+    "windows": tiny.gemma(),
+    "latent": tiny.deepseek(num_layers=2),
 }
 
 

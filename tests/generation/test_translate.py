@@ -37,7 +37,7 @@ def network(name):
 
 
 def make(name, **options):
-    usual = {"vocab_size": USED, "max_tokens": NEW, "stop_id": None, "start_id": START}
+    usual = {"vocab_size": USED, "max_tokens": NEW, "start_id": START}
     return Translator(network(name)[0], **(usual | options))
 
 
@@ -70,7 +70,7 @@ def test_cached_equals_uncached(name):
 def test_a_target_ends_before_the_stop_token():
     found = greedy("relative")
     stop_id = found[0][2]
-    stopped = make("relative", stop_id=stop_id)(network("relative")[1], SOURCES)
+    stopped = make("relative", stop_ids=(stop_id, VOCAB))(network("relative")[1], SOURCES)
     for before, after in zip(found, stopped, strict=True):
         assert after == (before[: before.index(stop_id)] if stop_id in before else before)
     assert len(stopped[0]) <= 2

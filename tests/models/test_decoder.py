@@ -14,7 +14,12 @@ from jaxllm.objectives import CausalLm
 
 LLAMA = tiny.config(qk_norm="head", logit_soft_cap=5.0)
 GPT2 = tiny.gpt2()
-CONFIGS = {"rope": LLAMA, "learned": GPT2}
+CONFIGS = {
+    "rope": LLAMA,
+    "learned": GPT2,
+    "windows": tiny.gemma(),
+    "latent": tiny.deepseek(),
+}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

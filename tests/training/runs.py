@@ -36,6 +36,8 @@ MOE = {
 RECIPES = {
     "adamw": (tiny.config(qk_norm="head", dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
     "muon": (tiny.gpt2(dropout=0.1), Muon(adam_eps=1e-3, weight_decay=0.1)),
+    "windows": (tiny.gemma(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "latent": (tiny.deepseek(), AdamW(learning_rate=0.02, eps=1e-3)),
     "experts": (
         tiny.config(num_layers=1, is_gated=False, dropout=0.1, moe=MOE),
         AdamW(learning_rate=0.02, eps=1e-3),

@@ -1,0 +1,180 @@
+"""Marian and T5 compute what transformers computes with the same weights.
+
+V vocabulary.
+"""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import fast
+
+from jaxllm.generation.translate import Translator
+from jaxllm.hf.registry import family_of
+from jaxllm.hf.weights import tensors
+from jaxllm.nn.param import bind
+from jaxllm.optim.base import decay_mask
+
+from .published import grad_norms, names, published, read
+
+CASES = names("t5", "marian")
+# Variants whose code the others run as well.
+SLOW = {"answers": ("marian_swish",), "texts": ("marian_swish", "t5")}
+
+
+def by_pace(kind):
+    """The cases, some of them for `make test-all` alone."""
+    is_slow = [name in SLOW[kind] for name in CASES]
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if slow else name
+        for name, slow in zip(CASES, is_slow, strict=True)
+    ]
+
+
+@cache
+def answers(name):
+    """Weights, loss, its gradients and logits; the function behind them."""
+    case = published(name)
+    source, target, labels, mask = (
+        case.reference[key]
+        for key in ("input_ids", "decoder_input_ids", "labels", "attention_mask")
+    )
+    is_scored = labels >= 0
+
+    def loss(params):
+        logits = bind(case.module, params)(source, target, encoder_mask_BS=mask)
+        is_label = labels[..., None] == jnp.arange(logits.shape[-1])  # none where it is -100
+        nll = -jnp.sum(jax.nn.log_softmax(logits) * is_label)
+        return nll / np.sum(is_scored), logits
+
+    differentiate = fast(jax.value_and_grad(loss, has_aux=True))
+    params = case.load()
+    (value, logits), gradients = differentiate(params)
+    return params, float(value), gradients, np.where(is_scored[..., None], logits, 0), differentiate
+
+
+@pytest.mark.parametrize("name", by_pace("answers"))
+def test_logits_loss_and_gradients_equal(name):
+    """Gradients of 0, too, where torch has a buffer, and none of lookups of Marian's padding."""
+    case = published(name)
+    _, loss, gradients, logits, _ = answers(name)
+    assert np.abs(logits - case.reference["logits"]).max() <= case.noise("logits")
+    # A mean of 32 logs, each rounded like the logits.
+    assert abs(loss - case.reference["loss"]) <= case.noise("logits")
+    found = {
+        tensor.name: float(np.linalg.norm(tensor.make().astype(np.float64)))
+        for tensor in tensors(gradients, specs=case.specs, rows=case.rows)
+    }
+    expected = grad_norms(case)
+    assert found.keys() == expected.keys()
+    for tensor, norm in expected.items():
+        # Float32 rounds a norm by up to 1e-6 here; sums that cancel to nothing leave 1e-7.
+        assert found[tensor] == pytest.approx(norm, rel=1e-5, abs=1e-6), tensor
+
+
+def test_adamw_takes_the_same_steps():
+    case = published("marian")
+    params, *_, differentiate = answers("marian")
+    # Theirs is no parameter; ours has no gradient, and no optimizer of ours decays it.
+    assert not decay_mask(case.specs)["output_bias"]
+    is_decayed = jax.tree.map(lambda _: True, params) | {"output_bias": False}
+    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.1, mask=is_decayed)
+    update, state, losses = fast(optimizer.update), optimizer.init(params), []
+    for _ in range(6):
+        (loss, _), gradients = differentiate(params)
+        losses.append(float(loss))
+        updates, state = update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    assert losses[0] - losses[-1] > 0.5
+    # Where a gradient is as small as its rounding, a step of 1e-3 may turn around; the recorded
+    # noise has that too.
+    expected = case.reference["adamw_losses"]
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=case.noise("adamw_losses"))
+
+
+@pytest.mark.parametrize("name", by_pace("texts"))
+def test_greedy_texts_equal(name):
+    case = published(name)
+    sources = [
+        row[:length].tolist()
+        for row, length in zip(
+            case.reference["greedy_prompts"], case.reference["greedy_prompt_lengths"], strict=True
+        )
+    ]
+    translator = Translator(case.module, vocab_size=case.config.vocab_size, max_tokens=16)
+    assert translator(case.load(), sources) == case.reference["greedy"].tolist()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_bits_and_configs_come_back(name):
+    case = published(name)
+    back = {
+        tensor.name: tensor.make()
+        for tensor in tensors(case.load(), specs=case.specs, rows=case.rows)
+    }
+    assert back.keys() == case.theirs.keys()
+    for tensor, values in case.theirs.items():
+        np.testing.assert_array_equal(back[tensor], values, err_msg=tensor)
+    assert case.family.read_config(case.family.write_config(case.config)) == case.config
+    assert not case.family.misfits(case.config)
+    older = read(name, "config_legacy.json")
+    assert older is None or case.family.read_config(older) == case.config
+
+
+def change(name, **changes):
+    raw = {key: value for key, value in (read(name) | changes).items() if value is not None}
+    return family_of(raw, name="config.json").read_config(raw)
+
+
+def test_keys_of_the_hub():
+    """What t5-small and opus-mt-en-de say beside what version 5 does."""
+    t5 = change("t5", n_positions=512, output_past=True, num_decoder_layers=None)
+    assert t5.stack_depths == (3, 3)
+    assert t5.max_length == 512
+    published_marian = {
+        "normalize_before": False,
+        "normalize_embedding": False,
+        "add_final_layer_norm": False,
+        "static_position_embeddings": True,
+        "add_bias_logits": False,
+        "bad_words_ids": [[96]],
+        "num_hidden_layers": 3,
+        "_num_labels": 3,
+    }
+    assert change("marian", **published_marian) == published("marian").config
+
+
+def test_an_untied_t5_that_version_5_wrote():
+    """It calls every T5 tied, but scales the outputs only of those that are."""
+    config = change("t5_v1_1", tie_word_embeddings=True)
+    assert config == published("t5_v1_1").config
+    assert not config.is_tied
+
+
+def test_copies_of_tied_tensors_are_left_unread():
+    for name, copies in {
+        "t5": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+        "marian": ("lm_head.weight", "model.encoder.embed_positions.weight"),
+    }.items():
+        case = published(name)
+        theirs = case.theirs | dict.fromkeys(copies, np.zeros(1))
+        jax.tree.map(np.testing.assert_array_equal, case.load(theirs), case.load())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("marian", {"normalize_before": True}, "normalize_before=True cannot be expressed"),
+        ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings"),
+        ("marian", {"decoder_vocab_size": 50}, "decoder_vocab_size=50"),
+        ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj='gated-mish'"),
+        ("t5", {"dense_act_fn": "gelu"}, "dense_act_fn='gelu' cannot be expressed"),
+        ("t5", {"novelty": 3}, "mean nothing here: novelty=3"),
+    ],
+)
+def test_what_cannot_be_expressed_is_named(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        change(name, **changes)
