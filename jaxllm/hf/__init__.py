@@ -1,1 +1,5 @@
-"""Models of the Hugging Face layout: found, read and written."""
+"""Published models in the Hugging Face layout: found, read and written."""
+
+from jaxllm.hf.model import Model, load_model, save_model
+
+__all__ = ["Model", "load_model", "save_model"]

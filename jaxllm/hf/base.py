@@ -16,10 +16,11 @@ INERT = frozenset(
         "hidden_dropout_prob id2label initializer_factor initializer_range is_decoder "
         "is_encoder_decoder keys_to_ignore_at_inference label2id layerdrop max_length model_type "
         "num_beams output_attentions output_hidden_states output_router_logits pad_token_id "
-        "pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef router_jitter_noise "
-        "sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type "
-        "summary_use_proj task_specific_params tokenizer_class torch_dtype transformers_version "
-        "unk_token_id unsloth_version use_cache "
+        "pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef "
+        "router_jitter_noise sep_token_id summary_activation summary_first_dropout "
+        "summary_proj_to_labels summary_type summary_use_proj task_specific_params "
+        "tokenizer_class torch_dtype transformers_version unk_token_id unsloth_version "
+        "use_cache "
     ).split()
 )
 
@@ -223,23 +224,30 @@ _TRAINING = (
 ).split()
 
 
+# Of our configs, keys that may be null, and what they then stand for.
+_EFFECTIVE = {
+    "num_kv_heads": "kv_heads",
+    "head_dim": "head_size",
+    "mlp_dim": "mlp_size",
+    "attention_bias": "projection_bias",
+    "window_pattern": "windowed_layers",
+}
+
+
 def essence(config: Any) -> dict[str, Any]:
     """What a config of ours says about what the network computes: dotted keys, nothing left out."""
     found = dict(_flat(config.model_dump()))
-    effective = {
-        "num_kv_heads": "kv_heads",
-        "head_dim": "head_size",
-        "mlp_dim": "mlp_size",
-        "attention_bias": "projection_bias",
-        "window_pattern": "windowed_layers",
-    }
-    found |= {key: getattr(config, name) for key, name in effective.items() if key in found}
+    found |= {key: getattr(config, name) for key, name in _EFFECTIVE.items() if key in found}
     if found.get("query_scale", 0) is None:
         found["query_scale"] = config.head_size**-0.5
     if found.get("moe.expert_dim", 0) is None:
         found["moe.expert_dim"] = config.mlp_size
     if found.get("moe.top_groups", 0) is None:
         found["moe.top_groups"] = config.moe.num_groups
+    for name in type(config).model_fields:
+        if hasattr(part := getattr(config, name), "kv_heads"):  # a network inside of this one
+            found = {key: value for key, value in found.items() if not key.startswith(f"{name}.")}
+            found |= {f"{name}.{key}": value for key, value in essence(part).items()}
     return {key: value for key, value in found.items() if key not in _TRAINING}
 
 
@@ -269,7 +277,8 @@ def write_fields(config: Any, fields: Sequence[Field]) -> dict[str, Any]:
     """Theirs; null for a value that theirs have no word for."""
     theirs = {}
     for field in fields:
-        value = look(config, field.ours)
+        section, dot, key = field.ours.rpartition(".")
+        value = look(config, section + dot + _EFFECTIVE.get(key, key))
         if field.values is not None:
             value = next((key for key, ours in field.values.items() if ours == value), None)
         theirs[field.theirs] = value

@@ -1,6 +1,6 @@
 """A published model opened from its folder, called as it is, and saved as one again.
 
-B rows, T length, V vocabulary.
+B rows, T length, C channels, H height, W width.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -17,6 +18,7 @@ from jaxllm.hf.base import Family
 from jaxllm.hf.registry import family_of, family_that_expresses
 from jaxllm.hf.tensor_files import read_folder, write_folder
 from jaxllm.hf.weights import FLOAT32, Progress, load, tensors
+from jaxllm.models.block_config import BlockConfig
 from jaxllm.nn.param import Nested, bind, spec_dict
 from jaxllm.parallel.layouts import Layout, check_weights, weight_shardings
 
@@ -55,10 +57,13 @@ class Model:
         self._run = jax.jit(self.apply)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """What the network makes of its inputs.
+        """What the network makes of its inputs; texts are tokens (B, T), images (B, C, H, W).
 
-        Decoders: logits (B, T, V) of (tokens (B, T), segment_ids=None, positions=None). Others as
-        their modules in `jaxllm.models`.
+        Decoders: logits of (tokens, segment_ids=None, positions=None). Encoders: hidden states,
+        pooled ones and a head's logits of (tokens, attention_mask=None, token_type_ids=None).
+        Encoder-decoders: logits of (encoder_tokens, decoder_tokens, encoder_mask=None). Vision:
+        logits of (pixel_values), or what an encoder gives where there is no head. Two towers: both
+        embeddings and the similarities of (tokens, pixel_values, attention_mask=None).
         """
         return self._run(self.params, *inputs, **options)
 
@@ -81,7 +86,7 @@ def load_model(
     family, an option that cannot be expressed, or tensors that are not as config.json says.
     """
     published = open_published(Path(folder))
-    config = published.config.model_copy(update={"dtype": dtype})
+    config = _in_precision(published.config, dtype)
     specs = spec_dict(abstract_module(config))
     if layout is not None:
         check_weights(layout, specs)
@@ -118,7 +123,18 @@ def open_published(path: Path) -> Published:
     """The model of a folder. ValueError for what is no model, or none that is known here."""
     raw, family = read_published(path)
     config = family.read_config(raw, name=str(path / "config.json"))
-    return Published(path, raw, family, config, read_folder(path))
+    tensors = {family.present_name(name): entry for name, entry in read_folder(path).items()}
+    return Published(path, raw, family, config, tensors)
+
+
+def _in_precision(config: Any, dtype: Dtype) -> Any:
+    """The config with this precision, in every network of it."""
+    if "dtype" in type(config).model_fields:
+        return config.model_copy(update={"dtype": dtype})
+    parts = {
+        name: _in_precision(part, dtype) for name, part in config if isinstance(part, BlockConfig)
+    }
+    return config.model_copy(update=parts)
 
 
 def read_weights(
@@ -242,12 +258,71 @@ def write_weights(
 def _decoder(
     module: Any,
     layout: Layout | None,
-    tokens: Any,
+    tokens: jax.Array,
     *,
-    segment_ids: Any = None,
-    positions: Any = None,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
 ) -> jax.Array:
     return module(tokens, segment_ids_BT=segment_ids, positions_BT=positions, layout=layout)
 
 
-_CALLS: dict[str, Callable[..., Any]] = {"decoder": _decoder}
+def _encoder(
+    module: Any,
+    layout: Layout | None,
+    tokens: jax.Array,
+    *,
+    attention_mask: jax.Array | None = None,
+    token_type_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+) -> Any:
+    return module(
+        tokens,
+        segment_ids_BT=attention_mask,
+        token_types_BT=token_type_ids,
+        positions_BT=positions,
+        layout=layout,
+    )
+
+
+def _vision(module: Any, layout: Layout | None, pixel_values: jax.Array) -> Any:
+    encoded = module(jnp.moveaxis(pixel_values, 1, 3), layout=layout)
+    return encoded if encoded.logits is None else encoded.logits
+
+
+def _two_towers(
+    module: Any,
+    layout: Layout | None,
+    tokens: jax.Array,
+    pixel_values: jax.Array,
+    *,
+    attention_mask: jax.Array | None = None,
+) -> Any:
+    pixels_IHWC = jnp.moveaxis(pixel_values, 1, 3)
+    return module(tokens, pixels_IHWC, segment_ids_BT=attention_mask, layout=layout)
+
+
+def _encoder_decoder(
+    module: Any,
+    layout: Layout | None,
+    encoder_tokens: jax.Array,
+    decoder_tokens: jax.Array,
+    *,
+    encoder_mask: jax.Array | None = None,
+    decoder_segment_ids: jax.Array | None = None,
+) -> jax.Array:
+    return module(
+        encoder_tokens,
+        decoder_tokens,
+        encoder_mask_BS=encoder_mask,
+        decoder_segment_ids_BT=decoder_segment_ids,
+        layout=layout,
+    )
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "decoder": _decoder,
+    "encoder": _encoder,
+    "vision": _vision,
+    "two_towers": _two_towers,
+    "encoder_decoder": _encoder_decoder,
+}

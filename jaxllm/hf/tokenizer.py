@@ -37,7 +37,8 @@ OTHERS = (
     "*.pkl",
     "tokenization_*.py",
     "bpe.codes",
-    "sentencepiece*.model",
+    "*.model",
+    "*.spm",
 )
 
 
@@ -55,22 +56,9 @@ def find_tokenizer(
     if vocabulary is None:
         _refuse_others(files)
         return None
-    tokens = files.special_tokens(vocabulary.names)
-    before = vocabulary.tokenizer.to_str()
-    special = _add_tokens(vocabulary, tokens, files)
-    processor = frame_processor(
-        vocabulary.frame,
-        special,
-        find_id=vocabulary.tokenizer.token_to_id,
-        add_bos_token=files.flag("add_bos_token", False),
-        add_eos_token=files.flag("add_eos_token", False),
-    )
-    if processor is not None:
-        vocabulary.tokenizer.post_processor = processor
-    after = vocabulary.tokenizer.to_str()
-    is_as_it_was = vocabulary.model is not None and after == before
+    special, model = _complete(vocabulary, files)
     tokenizer = HuggingFaceTokenizer(
-        vocabulary.model if is_as_it_was and vocabulary.model else after.encode(),
+        model,
         delimiter=_delimiter(vocabulary.tokenizer, special, files),
         name=str(files.path / vocabulary.file),
         stop_ids=_stop_ids(vocabulary.tokenizer, special, files),
@@ -147,7 +135,7 @@ def _from_json(
 def _from_tiktoken(
     files: TokenizerFolder, content: bytes, name: str, split: str | None
 ) -> Vocabulary:
-    """A tiktoken vocabulary, with the special tokens that the folder lists, or those of its family."""
+    """A tiktoken vocabulary, with the special tokens that the folder lists, or its family's."""
     where = str(files.path / name)
     family = choose_family(split, model_type=files.model_type, name=where)
     ranks = read_ranks(content, name=where)
@@ -158,6 +146,29 @@ def _from_tiktoken(
     tokenizer = from_ranks(ranks, family, specials=specials or family.specials)
     names = {r: t for r, t in family.names.items() if tokenizer.token_to_id(t) is not None}
     return Vocabulary(tokenizer, name, names, "flags")
+
+
+def _complete(vocabulary: Vocabulary, files: TokenizerFolder) -> tuple[dict[str, str], bytes]:
+    """Adds the folder's special tokens. Returns them by role, and the tokenizer.json.
+
+    A tokenizer.json that has them all is returned as it was.
+    """
+    tokenizer = vocabulary.tokenizer
+    before = tokenizer.to_str()
+    special = _add_tokens(vocabulary, files.special_tokens(vocabulary.names), files)
+    processor = frame_processor(
+        vocabulary.frame,
+        special,
+        find_id=tokenizer.token_to_id,
+        add_bos_token=files.flag("add_bos_token", False),
+        add_eos_token=files.flag("add_eos_token", False),
+    )
+    if processor is not None:
+        tokenizer.post_processor = processor
+    after = tokenizer.to_str()
+    if vocabulary.model is not None and after == before:
+        return special, vocabulary.model
+    return special, after.encode()
 
 
 def _add_tokens(

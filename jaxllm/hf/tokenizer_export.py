@@ -1,7 +1,9 @@
 """Tokenizers written as a model's folder has them, so that transformers opens them.
 
 One that came from such a folder is written back byte for byte. The kinds of jaxllm become a
-tokenizer.json in which a text has the same ids, and stays a text whatever it spells.
+tokenizer.json in which a text has the same ids, and stays a text whatever it spells. One exception:
+where a unigram model could cut a run of one character ("-----") in several ways of the same score,
+rounding decides, and SentencePiece rounds otherwise.
 """
 
 import json
@@ -14,7 +16,7 @@ from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.data.sentence_pieces import DELIMITER_PIECE, SentencePieceTokenizer
 from jaxllm.data.tokenizer import ByteTokenizer, Tokenizer
 from jaxllm.hf.tokenizer_folder import SETTINGS, TEMPLATE_FILE, TEMPLATE_FOLDER
-from jaxllm.hf.tokenizer_pieces import by_its_own_rules, read_proto
+from jaxllm.hf.tokenizer_pieces import from_pieces, read_proto
 from jaxllm.hf.tokenizer_tiktoken import ALPHABET
 
 if TYPE_CHECKING:
@@ -44,9 +46,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
             _write_templates(folder, tokenizer)
         case SentencePieceTokenizer():
             proto = read_proto(tokenizer.model, name="the tokenizer")
+            vocabulary = from_pieces(proto, tokenizer_class=None, name="the tokenizer")
+            vocabulary.tokenizer.add_tokens(list(vocabulary.further))
             delimiter = proto.pieces[tokenizer.delimiter_id].piece
             (folder / "tokenizer.model").write_bytes(tokenizer.model)
-            _write_own(tokenizer, by_its_own_rules(proto), delimiter, folder)
+            _write_own(tokenizer, vocabulary.tokenizer, delimiter, folder)
         case ByteTokenizer():
             _write_own(tokenizer, _bytes(), DELIMITER_PIECE, folder)
         case _:

@@ -4,7 +4,6 @@ What overrides what is as in transformers 5. Only files of the folder are read: 
 by `..` or by a link, are refused. No code of a model is ever run.
 """
 
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ class TokenizerFolder:
             allowed.append(self.path.absolute().parents[1].resolve() / "blobs")
         if not any(path.resolve().is_relative_to(folder) for folder in allowed):
             raise ValueError(
-                f"{path} leads to {path.resolve()}, outside of its folder; put the file itself there"
+                f"{path} leads to {path.resolve()}, outside of its folder; copy the file there"
             )
         return path
 
@@ -104,7 +103,7 @@ class TokenizerFolder:
             raise ValueError(f"{self.path / name} is not UTF-8 text: {error}") from error
 
     def json(self, name: str) -> dict[str, Any]:
-        """The object of a JSON file, empty if there is none. Raises ValueError for anything else."""
+        """The object of a JSON file, empty if there is no file. Raises ValueError for another."""
         content = self.read(name)
         if content is None:
             return {}
@@ -161,15 +160,20 @@ class TokenizerFolder:
         contents = {name: self.read(name) for name in [*names, vocabulary] if name}
         return {name: content for name, content in contents.items() if content is not None}
 
-    @functools.cached_property
-    def _mapped(self) -> dict[str, Any]:
-        """special_tokens_map.json, which older folders have; newer ones list every token."""
-        listed = "added_tokens_decoder" in self.settings
-        return {} if listed else self.json("special_tokens_map.json")
+    @property
+    def _decoder(self) -> dict[str, Any] | None:
+        """The list of every added token by its id, which older folders do not have."""
+        value = self.settings.get("added_tokens_decoder")
+        if value is None or (isinstance(value, dict) and all(id_.isdigit() for id_ in value)):
+            return value
+        raise ValueError(
+            f"{self.path / SETTINGS}: added_tokens_decoder is {str(value)[:60]}, not tokens by id"
+        )
 
     def special_tokens(self, defaults: Mapping[str, str]) -> SpecialTokens:
         """The special tokens; `defaults` are those of the tokenizer's class, by role."""
-        settings = {**defaults, **self.settings, **self._mapped}
+        mapped = self.json("special_tokens_map.json") if self._decoder is None else {}
+        settings = {**defaults, **self.settings, **mapped}
         further = settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
         if isinstance(further, dict):
             settings, further = settings | further, None
@@ -188,15 +192,16 @@ class TokenizerFolder:
         )
 
     def _listed(self, special: set[str]) -> "dict[int, AddedToken]":
-        """The tokens with their ids: added_tokens_decoder, or added_tokens.json of older folders."""
+        """The tokens by id: added_tokens_decoder, or added_tokens.json of older folders."""
         from tokenizers import AddedToken
 
         tokens: dict[int, AddedToken] = {}
-        if "added_tokens_decoder" in self.settings:
-            for id_, value in self.settings["added_tokens_decoder"].items():
+        if self._decoder is not None:
+            for id_, value in self._decoder.items():
                 token = self._token(value, f"added_tokens_decoder.{id_}")
-                is_text = isinstance(token, str)
-                tokens[int(id_)] = AddedToken(token, special=True) if is_text else token
+                if isinstance(token, str):
+                    token = AddedToken(token, special=True)
+                tokens[int(id_)] = token
         else:
             for text, id_ in self.json("added_tokens.json").items():
                 is_special = text in special

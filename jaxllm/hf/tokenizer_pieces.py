@@ -47,8 +47,8 @@ def from_pieces(
 ) -> Vocabulary:
     """The vocabulary of a SentencePiece model, as the tokenizer's class has it.
 
-    has_prefix, is_legacy: a space before the text, before each part of it; both of Llama. extra_ids:
-    T5's sentinels. Raises ValueError for a class whose ids are not known here.
+    has_prefix, is_legacy: of Llama, a space before the text, and before each part of it.
+    extra_ids: T5's sentinels. Raises ValueError for a class whose ids are not known here.
     """
     frame: Frame = "flags"
     match tokenizer_class:
@@ -71,7 +71,8 @@ def from_pieces(
             )
     names = NAMES_OF_CLASS.get(tokenizer_class or "") or _names(proto)
     sentinels = [f"<extra_id_{index}>" for index in range(extra_ids)] if frame == "t5" else []
-    return Vocabulary(tokenizer, name, names, frame, further=(*_added_tokens(proto), *sentinels))
+    added = _added_tokens(proto, spaces=tokenizer_class in GENERIC and is_lossless(proto))
+    return Vocabulary(tokenizer, name, names, frame, further=(*added, *sentinels))
 
 
 def is_lossless(proto: Any) -> bool:
@@ -107,7 +108,7 @@ def by_its_own_rules(proto: Any) -> "Tokenizer":
 
 
 def _lossless(proto: Any) -> "Tokenizer":
-    """A model with its spaces written as spaces, so that the mark itself stays another character."""
+    """A model with its spaces as spaces, so that their mark stays a character like any other."""
     from tokenizers import decoders
 
     tokenizer = _model(proto, spaces=True)
@@ -166,10 +167,7 @@ def _model(proto: Any, *, byte_fallback: bool | None = None, spaces: bool = Fals
     from tokenizers import Tokenizer, models
 
     fallback = proto.trainer_spec.byte_fallback if byte_fallback is None else byte_fallback
-    written = [
-        piece.piece.replace(SPACE, " ") if spaces and piece.type == NORMAL else piece.piece
-        for piece in proto.pieces
-    ]
+    written = _written(proto, spaces=spaces)
     if proto.trainer_spec.model_type == UNIGRAM:
         scored = [(text, piece.score) for text, piece in zip(written, proto.pieces, strict=True)]
         unk_id = next(i for i, piece in enumerate(proto.pieces) if piece.type == UNKNOWN)
@@ -185,6 +183,16 @@ def _model(proto: Any, *, byte_fallback: bool | None = None, spaces: bool = Fals
             byte_fallback=fallback,
         )
     )
+
+
+def _written(proto: Any, *, spaces: bool) -> list[str]:
+    """The pieces as the vocabulary spells them, with spaces or with their marks."""
+    return [
+        piece.piece.replace(SPACE, " ")
+        if spaces and piece.type in (NORMAL, USER_DEFINED)
+        else piece.piece
+        for piece in proto.pieces
+    ]
 
 
 def _merges(proto: Any, written: Sequence[str]) -> list[tuple[str, str]]:
@@ -219,14 +227,16 @@ def _keep_apart(tokenizer: "Tokenizer", proto: Any) -> None:
         )
 
 
-def _added_tokens(proto: Any) -> "tuple[AddedToken, ...]":
+def _added_tokens(proto: Any, *, spaces: bool) -> "tuple[AddedToken, ...]":
     """Control pieces, which are special, and symbols that are never cut, which are not."""
     from tokenizers import AddedToken
 
     return tuple(
-        AddedToken(piece.piece, normalized=False, special=piece.type == CONTROL)
-        for piece in proto.pieces
+        AddedToken(text, normalized=False, special=piece.type == CONTROL)
+        for text, piece in zip(_written(proto, spaces=spaces), proto.pieces, strict=True)
         if piece.type in (CONTROL, USER_DEFINED)
+        # The library sees no spaces but their marks, so it never finds a symbol with a space.
+        if not (spaces and " " in piece.piece)
     )
 
 

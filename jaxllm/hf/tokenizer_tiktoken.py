@@ -185,7 +185,7 @@ def _decoded(field: bytes) -> bytes | None:
 
 
 def _byte_alphabet() -> list[str]:
-    """The character that a byte-level vocabulary writes each byte as: itself where it is visible."""
+    """The character that a byte-level vocabulary has for each byte: itself where it is visible."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in visible]
     return [chr(byte if byte in visible else 256 + others.index(byte)) for byte in range(256)]

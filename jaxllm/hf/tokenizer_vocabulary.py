@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 Frame = Literal["own", "flags", "bert", "roberta", "xlm_roberta", "t5"]
 """What goes around a text: what the file itself says, what add_bos_token and add_eos_token say, or
 what models of a family have there."""
+
+# The tokens that models of a family have around a text.
+ROLES: Mapping[Frame, tuple[str, ...]] = {
+    "bert": ("cls_token", "sep_token"),
+    "roberta": ("cls_token", "sep_token"),
+    "xlm_roberta": ("bos_token", "eos_token"),
+    "t5": ("eos_token",),
+}
 
 # The special tokens of the classes of transformers, where a folder names none.
 ANGLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -87,34 +95,43 @@ class Vocabulary:
 
 
 def frame_processor(
-    frame: Frame, special: Mapping[str, str], *, find_id: Callable[[str], int | None], **flags: bool
+    frame: Frame,
+    special: Mapping[str, str],
+    *,
+    find_id: Callable[[str], int | None],
+    add_bos_token: bool,
+    add_eos_token: bool,
 ) -> "PostProcessor | None":
     """What puts special tokens around a text; None to leave what the tokenizer has.
 
-    special: tokens by role. find_id: the id of a token. flags: add_bos_token and add_eos_token.
+    special: tokens by role. find_id: the id of a token. The flags are tokenizer_config.json's.
+    Raises ValueError when a token is not named that the models of the family have there.
     """
     from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-    start, end = special.get("bos_token"), special.get("eos_token")
+    missing = [role for role in ROLES.get(frame, ()) if role not in special]
+    if missing:
+        raise ValueError(
+            f"tokenizer_config.json gives no {', '.join(missing)}, which models of this family "
+            f"have around a text; name a token of the vocabulary"
+        )
+    bos, eos, cls, sep = (special.get(f"{role}_token", "") for role in ("bos", "eos", "cls", "sep"))
+    tokens = sorted({token for token in (bos, eos, cls, sep) if token})
+    ids = {token: id_ for token in tokens if (id_ := find_id(token)) is not None}
     match frame:
         case "own":
             return None
         case "bert":
-            start, end = special["cls_token"], special["sep_token"]
-            pattern = ([start, "$A:0", end], [start, "$A:0", end, "$B:1", f"{end}:1"])
+            single, pair = [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"]
         case "roberta":
-            sep, cls = special["sep_token"], special["cls_token"]
-            ids: list[Any] = [(token, find_id(token)) for token in (sep, cls)]
-            return RobertaProcessing(*ids, trim_offsets=True, add_prefix_space=False)
+            return RobertaProcessing((sep, ids[sep]), (cls, ids[cls]))
         case "xlm_roberta":
-            pattern = ([start, "$A", end], [start, "$A", end, end, "$B", end])
+            single, pair = [bos, "$A", eos], [bos, "$A", eos, eos, "$B", eos]
         case "t5":
-            pattern = (["$A", end], ["$A", end, "$B", end])
+            single, pair = ["$A", eos], ["$A", eos, "$B", eos]
         case "flags":
-            first = [start] if start and flags["add_bos_token"] else []
-            last = [end] if end and flags["add_eos_token"] else []
-            second = [f"{token}:1" for token in (*first, "$B", *last)]
-            pattern = ([*first, "$A", *last], [*first, "$A", *last, *second])
-    used = {token for token in (start, end) if token}
-    found = [(token, id_) for token in sorted(used) if (id_ := find_id(token)) is not None]
-    return TemplateProcessing(single=pattern[0], pair=pattern[1], special_tokens=found)
+            first = [bos] if bos and add_bos_token else []
+            last = [eos] if eos and add_eos_token else []
+            single = [*first, "$A", *last]
+            pair = [*single, *(f"{part}:1" for part in (*first, "$B", *last))]
+    return TemplateProcessing(single=single, pair=pair, special_tokens=list(ids.items()))

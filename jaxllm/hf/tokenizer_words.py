@@ -1,4 +1,4 @@
-"""Vocabularies in text files: WordPiece (vocab.txt), and byte-level BPE (vocab.json, merges.txt)."""
+"""Vocabularies as text: WordPiece (vocab.txt), and byte-level BPE (vocab.json, merges.txt)."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -88,11 +88,13 @@ class Block(nnx.Module):
         cache: Cache | None,
         is_windowed: jax.Array | bool = False,
         bias_NTS: jax.Array | None = None,
+        projected: Cache | None = None,
         layout: Layout | None,
     ) -> tuple[jax.Array, LayerResults]:
         """(B, T, D) -> (B, T, D), and this layer's cache and router's sums.
 
         is_windowed: whether this layer has the window. bias_NTS: added to the scores within x.
+        projected: what `project_memory` makes of the memory, where it was made already.
         """
         options = {} if bias_NTS is None else {"bias_NTS": bias_NTS}
         branch_BTD, cache = self.attention(
@@ -113,7 +115,7 @@ class Block(nnx.Module):
             x_BTD = x_BTD + branch_BTD
         else:
             x_BTD = self._joined(self.attention_norm, x_BTD, branch_BTD, layout)
-            x_BTD = self._look_at_memory(x_BTD, rows, layout)
+            x_BTD = self._look_at_memory(x_BTD, rows, projected, layout)
             h_BTD = self._input(self.mlp_norm, x_BTD, layout)
         branch_BTD, router = self._feed_forward(h_BTD, layout)
         branch_BTD = self._result((self.mlp_norm, self.mlp_branch_norm), branch_BTD)
@@ -141,16 +143,23 @@ class Block(nnx.Module):
             x_BTD = norm(x_BTD)
         return constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
 
-    def _look_at_memory(self, x_BTD: jax.Array, rows: Rows, layout: Layout | None) -> jax.Array:
+    def project_memory(self, x_BSD: jax.Array) -> Cache:
+        """This layer's keys and values of the memory (B, S, D), for decoding token by token."""
+        assert self.memory_attention is not None
+        return self.memory_attention.projected(x_BSD)
+
+    def _look_at_memory(
+        self, x_BTD: jax.Array, rows: Rows, projected: Cache | None, layout: Layout | None
+    ) -> jax.Array:
         if self.memory_attention is None or self.memory_norm is None:
             return x_BTD
         assert rows.memory is not None
         branch_BTD, _ = self.memory_attention(
             self._input(self.memory_norm, x_BTD, layout),
             positions_BT=rows.positions_BT,
-            segment_ids_BT=rows.segment_ids_BT,
+            segment_ids_BT=None,
             cache=None,
-            memory=rows.memory,
+            memory=rows.memory._replace(projected=projected),
             layout=layout,
         )
         branch_BTD = self._result((self.memory_norm, None), branch_BTD)

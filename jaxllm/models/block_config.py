@@ -55,7 +55,7 @@ class BlockConfig(Config):
     use_bias: bool = False
     """Whether linear layers and layer norms have biases."""
     attention_bias: AttentionBias | None = None
-    """Projections of attention with biases: none, qkv or all; null is as use_bias says."""
+    """Projections of attention with biases: none, qkv, out or all; null is as use_bias says."""
     dropout: NonNegativeFloat = Field(0.0, lt=1.0)
     """Probability of zeroing an element of each residual branch and of the embedding."""
     init_std: PositiveFloat | None = None

@@ -21,7 +21,7 @@ from jaxllm.nn.rope import Rope, rotate
 from jaxllm.parallel.axes import Axis
 from jaxllm.parallel.layouts import Layout, constrain
 
-AttentionBias = Literal["none", "qkv", "all"]
+AttentionBias = Literal["none", "qkv", "out", "all"]
 QkNorm = Literal["none", "head", "projection"]
 
 
@@ -33,10 +33,22 @@ class Cache(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Another text that is attended to, with what tells its real positions from padding."""
+    """Another text that is attended to.
+
+    mask_BS: whether a position has a token; None is all. projected: one layer's keys and values
+    of it, before any norm, where they were made already (`Attention.projected`).
+    """
 
     x_BSD: jax.Array
-    segment_ids_BS: jax.Array | None
+    mask_BS: jax.Array | None = None
+    projected: Cache | None = None
+
+    def segment_ids(self, num_queries: int) -> tuple[jax.Array | None, jax.Array | None]:
+        """(B, T) of queries and (B, S) of keys: every query sees the tokens, none the padding."""
+        if self.mask_BS is None:
+            return None, None
+        queries_BT = jnp.ones((self.mask_BS.shape[0], num_queries), jnp.int32)
+        return queries_BT, self.mask_BS.astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -130,12 +142,16 @@ class Attention(nnx.Module):
         queries: Dims = {"heads": num_heads, "head_dim": head_dim}
         keys: Dims = {"kv_heads": num_kv_heads, "head_dim": head_dim}
         self.scores = scores
-        use_bias = bias != "none"
+        use_bias = bias in ("qkv", "all")
         self.query = Linear(q_key, inputs=embed, outputs=queries, use_bias=use_bias, init=init)
         self.key = Linear(k_key, inputs=embed, outputs=keys, use_bias=use_bias, init=init)
         self.value = Linear(v_key, inputs=embed, outputs=keys, use_bias=use_bias, init=init)
         self.out = Linear(
-            out_key, inputs=queries, outputs=embed, use_bias=bias == "all", init=output_init
+            out_key,
+            inputs=queries,
+            outputs=embed,
+            use_bias=bias in ("out", "all"),
+            init=output_init,
         )
 
         def norm(key: jax.Array, dims: Dims) -> Norm:
@@ -168,12 +184,15 @@ class Attention(nnx.Module):
         """(B, T, D) -> (B, T, D) and the cache with the new keys and values in it.
 
         With a cache, positions_BT are also the slots that the new tokens fill. is_windowed:
-        whether this layer has the window. memory: what keys and values are made of; default x.
-        bias_NTS: added to the scores.
+        whether this layer has the window. memory: what keys and values are made of, and what says
+        which of them are seen; default x and segment_ids_BT. bias_NTS: added to the scores.
         """
-        source_BSD = x_BTD if memory is None else memory.x_BSD
+        source_BSD, projected, key_segment_ids_BS = x_BTD, None, None
+        if memory is not None:
+            source_BSD, projected = memory.x_BSD, memory.projected
+            segment_ids_BT, key_segment_ids_BS = memory.segment_ids(x_BTD.shape[1])
         q_BTNH = self.query(x_BTD)
-        k_BSKH = self.key(source_BSD)
+        k_BSKH = self.key(source_BSD) if projected is None else projected.keys_BSKH
         if self.query_norm is not None and self.key_norm is not None:
             q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
         turns = self.scores.turns(positions_BT, q_BTNH.shape[-1], is_windowed)
@@ -181,7 +200,8 @@ class Attention(nnx.Module):
             q_BTNH, k_BSKH = rotate(q_BTNH, turns), rotate(k_BSKH, turns)
         q_BTNH = constrain(layout, q_BTNH, "batch", "length", "act_heads", None)
         k_BSKH = constrain(layout, k_BSKH, "batch", "length", "act_kv_heads", None)
-        v_BSKH = constrain(layout, self.value(source_BSD), "batch", "length", "act_kv_heads", None)
+        v_BSKH = self.value(source_BSD) if projected is None else projected.values_BSKH
+        v_BSKH = constrain(layout, v_BSKH, "batch", "length", "act_kv_heads", None)
         q_BTNH, k_BSKH, v_BSKH = kept(q_BTNH, "query"), kept(k_BSKH, "key"), kept(v_BSKH, "value")
         slots_BT = None
         if cache is not None:
@@ -191,12 +211,16 @@ class Attention(nnx.Module):
             *(q_BTNH, k_BSKH, v_BSKH),
             is_windowed=is_windowed,
             segment_ids_BT=segment_ids_BT,
-            key_segment_ids_BS=None if memory is None else memory.segment_ids_BS,
+            key_segment_ids_BS=key_segment_ids_BS,
             query_slots_BT=slots_BT,
             bias_NTS=bias_NTS,
             layout=layout,
         )
         return self.out(out_BTNH), cache
+
+    def projected(self, x_BSD: jax.Array) -> Cache:
+        """Keys and values of a memory, for many calls."""
+        return Cache(self.key(x_BSD), self.value(x_BSD))
 
 
 def extend(cache: Cache, k_BTKH: jax.Array, v_BTKH: jax.Array, slots_BT: jax.Array) -> Cache:

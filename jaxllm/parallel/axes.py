@@ -14,6 +14,9 @@ WeightAxis = Literal[
     "experts",  # feed-forward networks to choose from
     "vocab",  # rows of the embedding, columns of the output projection
     "positions",  # rows of a learned position table
+    "buckets",  # rows of a table of biases by distance
+    "token_types",  # rows of the table that tells the texts of a pair apart
+    "patch",  # the numbers of one square of an image
     "embed",  # the residual stream
     "heads",  # query heads
     "kv_heads",  # key and value heads
@@ -23,6 +26,8 @@ WeightAxis = Literal[
     "latent",  # a small vector that heads are made of, as a result
     "latent_input",  # the same, as what a weight is multiplied by
     "routes",  # experts as what a router chooses from
+    "projection",  # what a head or a tower makes of the residual stream, before its own result
+    "labels",  # classes
 ]
 
 # Dimensions of activations. They have names of their own because one array may not use one

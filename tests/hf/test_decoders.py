@@ -76,7 +76,7 @@ def test_logits_loss_and_gradients_equal(name):
         assert found[tensor] == pytest.approx(norm, rel=2e-5, abs=1e-6), tensor
 
 
-@pytest.mark.parametrize("name", ("gpt2", "mixtral"))
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
 def test_adamw_takes_the_same_steps(name):
     case = published(name)
     params, *_, differentiate = answers(name)

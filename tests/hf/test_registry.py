@@ -46,7 +46,7 @@ def test_quantised_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
     )
-    with pytest.raises(ValueError, match="quantised .gptq"):
+    with pytest.raises(ValueError, match=r"quantised \(gptq\)"):
         read_published(tmp_path)
 
 
