@@ -5,6 +5,7 @@ from jaxllm.data.corpus import CorpusConfig, read_documents
 from jaxllm.data.datasets import DatasetConfig, open_stream
 from jaxllm.data.inspection import RowSegment, decode_row, describe_dataset
 from jaxllm.data.loader import TrainLoader, ValidationLoader
+from jaxllm.data.missing import MissingData
 from jaxllm.data.mixture import Data, DataConfig
 from jaxllm.data.prepare import prepare_dataset
 from jaxllm.data.streams import TokenStream
@@ -16,6 +17,7 @@ __all__ = [
     "Data",
     "DataConfig",
     "DatasetConfig",
+    "MissingData",
     "RowSegment",
     "TokenStream",
     "Tokenizer",

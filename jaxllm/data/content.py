@@ -23,6 +23,7 @@ def content_hashes(files: Iterable[Path], *, cache: Path) -> dict[str, str]:
             known[key] = fresh[key] = file_hash(path)
         hashes[str(path)] = known[key]
     if fresh:
+        cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cache, json.dumps(known, indent=0, sort_keys=True))
     return hashes
 

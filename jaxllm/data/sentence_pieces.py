@@ -6,7 +6,6 @@ vocabulary lacks (Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226).
 
 import hashlib
 import io
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,8 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from jaxllm.data.content import write_atomically
+from jaxllm.data.chat_template import ChatTemplate
+from jaxllm.data.tokenizer_card import token_dtype, write_card
 from jaxllm.schema import Config
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class SentencePieceTokenizer:
     model: the bytes of a `.model` file. name: what an error calls it.
     """
 
+    chat_template: ChatTemplate | None = None
+
     def __init__(self, model: bytes, *, name: str) -> None:
         import sentencepiece
 
@@ -83,11 +85,12 @@ class SentencePieceTokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise ValueError(f"{name} is not a SentencePiece model") from error
-        self._model = model
+        self.model = model
         self.vocab_size: int = self._processor.get_piece_size()
         self.delimiter_id = self._control_id()
+        self.stop_ids: tuple[int, ...] = (self.delimiter_id,)
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+        self._dtype = token_dtype(self.vocab_size)
         self._space_ids = self._encode([f"<0x{byte:02X}>" for byte in SPACE.encode()])
         self._words = WordCache(self._encode_plain) if _words_are_independent(model) else None
         self._check_lossless()
@@ -106,9 +109,8 @@ class SentencePieceTokenizer:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL_FILE).write_bytes(self._model)
-        # The card comes last: a folder that has it is complete.
-        write_atomically(folder / "card.json", json.dumps({"type": "sentencepiece"}))
+        (folder / MODEL_FILE).write_bytes(self.model)
+        write_card(folder, {"type": "sentencepiece"})
 
     def encode_plain(self, text: str) -> np.ndarray:
         """What `encode` returns, computed by the library alone; without `SPACE` in the text."""

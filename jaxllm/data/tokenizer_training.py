@@ -29,7 +29,6 @@ def prepare_tokenizer(
     if not isinstance(config, SentencePieceTokenizerConfig) or config.model_path is not None:
         return config.build()
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
     if all(validation_every == 1 for _, validation_every in corpora.values()):
         raise ValueError(
             "there is no corpus to train the tokenizer on; set `data.tokenizer.model_path`, or "

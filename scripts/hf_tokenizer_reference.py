@@ -1,0 +1,46 @@
+"""Tiny tokenizers of every kind in the Hugging Face layout, and the ids that others give on them.
+
+    PYTHON scripts/hf_tokenizer_reference.py [KIND ...]
+
+PYTHON is an interpreter of its own with transformers==5.23.0, sentencepiece, tiktoken, protobuf and
+jinja2, without jaxllm. Each kind becomes a folder under tests/golden/hf_tokenizers: the files as a
+model's folder has them, and reference.json with what transformers makes of awkward texts (tiktoken
+itself, where transformers would have to run a model's own code). Nothing is downloaded: the
+vocabularies are trained on the sentences in hf_tokenizer_training.py. chat_templates.json has
+renderings of the templates in hf_chat_reference.py.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from hf_chat_reference import record_chats
+from hf_tokenizer_answers import PAIRS, TEXTS, transformers_reference
+from hf_tokenizer_kinds import FOLDERS, write_json
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "hf_tokenizers"
+
+
+def main() -> None:
+    os.environ["TIKTOKEN_CACHE_DIR"] = ""  # it would remember an earlier file of the same path
+    wanted = sys.argv[1:] or [*FOLDERS, "chat_templates"]
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    (GOLDEN / "texts.json").write_text(json.dumps({"texts": TEXTS, "pairs": PAIRS}, indent=0))
+    if "chat_templates" in wanted:
+        record_chats(GOLDEN / "chat_templates.json")
+    for kind in wanted:
+        if kind in FOLDERS:
+            folder = GOLDEN / kind
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            reference = FOLDERS[kind](folder) or transformers_reference(folder)
+            write_json(folder / "reference.json", reference, indent=None)
+            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+            assert max(sizes.values()) < 60_000, sizes
+            print(kind, sizes)
+
+
+if __name__ == "__main__":
+    main()
