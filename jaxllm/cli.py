@@ -80,11 +80,63 @@ def evaluate(
         typer.Option(help="A dataset folder or text, JSONL or Parquet files; repeatable."),
     ] = None,
     step: Annotated[int | None, typer.Option(help="Checkpoint; default the newest.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Tasks of the lm-evaluation-harness in place of text (jaxllm[lm-eval]).",
+        ),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="YAML files of more tasks.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="Solved examples before each; default as the task.", min=0)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Examples of each task; default all.", min=1)
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens that a task's model sees; default data.sequence_length.", min=1),
+    ] = None,
+    add_bos_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--add-bos-token/--no-add-bos-token",
+            help="Whether the delimiter opens a task's texts; default as the tokenizer has it.",
+        ),
+    ] = None,
+    tasks_output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the tasks' results as JSON.")
+    ] = None,
 ) -> None:
-    """Loss, perplexity and bits per byte of a run, by source."""
-    from jaxllm.commands.evaluate import evaluate
+    """Loss, perplexity and bits per byte of a run by source, or how well it does tasks."""
+    from jaxllm.commands.evaluate import evaluate, evaluate_tasks, task_names
 
-    evaluate(run, data=data or [], step=step)
+    for_tasks = {
+        "include_path": include_path,
+        "num_fewshot": num_fewshot,
+        "limit": limit,
+        "max_length": max_length,
+        "add_bos_token": add_bos_token,
+        "tasks_output": tasks_output,
+    }
+    names = task_names(tasks, {key for key, value in for_tasks.items() if value is not None})
+    if names:
+        evaluate_tasks(
+            run,
+            names,
+            include_path=include_path,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            max_length=max_length,
+            add_bos_token=add_bos_token,
+            output=tasks_output,
+            step=step,
+        )
+    if data or not names:
+        evaluate(run, data=data or [], step=step)
 
 
 @app.command()
@@ -117,6 +169,35 @@ def generate(
         },
         step=step,
     )
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A Hugging Face folder, or a .gguf file.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that is made.")],
+    overrides: OverridesArgument = None,
+) -> None:
+    """Make a run folder of a published model, which train, evaluate and generate take."""
+    from jaxllm.commands.convert import import_model
+
+    import_model(source, out, list(overrides or []))
+
+
+@app.command("export")
+def export_model(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that is made.")],
+    step: Annotated[int | None, typer.Option(help="Checkpoint; default the newest.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")
+    ] = "float32",
+) -> None:
+    """Write a run as a Hugging Face folder: config, weights in safetensors, tokenizer."""
+    from jaxllm.commands.convert import export_model
+
+    export_model(run, out, step=step, dtype=dtype)
 
 
 @app.command("compile")

@@ -13,7 +13,7 @@ from jaxllm.schema import Config
 class RunStart(Config):
     """Start from the weights of a run, the averaged ones if it has them."""
 
-    type: Literal["run"]
+    type: Literal["run"] = "run"
     """Kind of weights: a run's."""
     path: str
     """The run folder."""

@@ -27,6 +27,7 @@ from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.hf.model import Published, check_empty, open_published, read_weights, write_weights
 from jaxllm.hf.registry import families
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
+from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import spec_dict
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
@@ -40,6 +41,11 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     console = Console(is_shown=True)
     check_empty(out)
     published = open_published(source)
+    if not isinstance(published.config, DecoderConfig):
+        raise ValueError(
+            f"{source} is a {published.family.model_type}, which is no decoder, and runs are of "
+            "decoders; open it from Python with jaxllm.hf.load_model"
+        )
     tokenizer = find_tokenizer(source, vocab_size=published.config.vocab_size)
     config = _run_config(published, tokenizer, out=out, overrides=overrides)
     layout = config.parallel.build()
@@ -86,7 +92,7 @@ def _run_config(
 ) -> RunConfig:
     """A config that the run folder can be trained further with; data is still to be given."""
     model = published.config.model_dump(mode="json", exclude_defaults=True)
-    length = min(getattr(published.config, "max_length", 1024), 1024)
+    length = min(published.config.max_length, 1024)
     raw: dict[str, Any] = {
         "run_dir": str(out),
         "model": model,

@@ -1,5 +1,6 @@
-"""`jaxllm evaluate`: loss, perplexity and bits per byte of a run, by source."""
+"""`jaxllm evaluate`: loss, perplexity and bits per byte of a run by source, or scores of tasks."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,23 @@ from typing import Any
 from rich.table import Table
 
 from jaxllm.commands.console import Console
-from jaxllm.commands.run_folder import dataset_folders, open_model
+from jaxllm.commands.run_folder import TrainedModel, dataset_folders, open_model, write_text
 from jaxllm.data import DataConfig
-from jaxllm.evaluation import Score, make_eval_step, score_sets, total
+from jaxllm.evaluation import (
+    Score,
+    TaskFigure,
+    Tasks,
+    TextModel,
+    find_tasks,
+    make_eval_step,
+    score_sets,
+    task_figures,
+    total,
+)
 from jaxllm.parallel import distributed
 from jaxllm.parallel.shard import host_rows
+
+_ROWS = 8  # of a device, in a batch of a task's longest texts, if it was trained on so many
 
 
 def evaluate(
@@ -52,6 +65,83 @@ def evaluate(
     return scores
 
 
+def task_names(tasks: str | None, given: set[str]) -> list[str]:
+    """The names in --tasks, none without it.
+
+    given: other options for tasks. ValueError where they come alone, and for --tasks without names.
+    """
+    if tasks is None:
+        if given:
+            options = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
+            raise ValueError(f"{options}: only for tasks; give --tasks too, or leave it out")
+        return []
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--tasks {tasks!r} names none; give some, as --tasks hellaswag,arc_easy")
+    return names
+
+
+def evaluate_tasks(
+    run_dir: Path,
+    names: Sequence[str],
+    *,
+    include_path: Path | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    max_length: int | None = None,
+    add_bos_token: bool | None = None,
+    output: Path | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Put tasks of the lm-evaluation-harness to a run; print a table and write the results.
+
+    names, include_path: see `find_tasks`. num_fewshot, limit: see `Tasks.run`. max_length: tokens
+    that the model sees; None is data.sequence_length. add_bos_token: the `has_bos` of `TextModel`.
+    output: a JSON file, or None. Returns what is written there.
+    ValueError for a folder that is no run, or for tasks that do not exist or do not fit.
+    """
+    find_tasks(names, folder=include_path)  # before the weights are read
+    trained = open_model(run_dir, step=step)
+    if trained.tokenizer is None:
+        raise ValueError(f"{run_dir} was trained on ids without a tokenizer; tasks are of text")
+    model = _text_model(trained, max_length=max_length, has_bos=add_bos_token)
+    tasks = Tasks(model, names, folder=include_path)
+    is_shown = distributed.is_first()
+    results = tasks.run(trained.params, num_fewshot=num_fewshot, limit=limit, is_shown=is_shown)
+    results["config"] = {
+        "model": "jaxllm",
+        "model_args": {"run": str(run_dir), "step": trained.step},
+        "max_length": model.max_length,
+        "add_bos_token": add_bos_token,
+        "limit": limit,
+    }
+    title = f"{run_dir}, step {trained.step}"
+    Console(is_shown=is_shown).show(_tasks_table(title, task_figures(results)))
+    if output is not None and is_shown:
+        # What JSON has no form for is a function in a task's YAML, by its name.
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, json.dumps(results, indent=2, default=str, ensure_ascii=False) + "\n")
+    return results
+
+
+def _text_model(
+    trained: TrainedModel, *, max_length: int | None, has_bos: bool | None
+) -> TextModel:
+    assert trained.tokenizer is not None
+    if max_length is not None:
+        trained.config.model.check_length(max_length, key="--max-length")
+    layout, data = trained.parts.layout, trained.config.data
+    devices = layout.degree("batch")
+    return TextModel(
+        trained.parts.model,
+        trained.tokenizer,
+        max_length=max_length or data.sequence_length,
+        layout=layout,
+        rows=devices * min(_ROWS, -(-data.global_batch_size // devices)),
+        has_bos=has_bos,
+    )
+
+
 def _dataset(path: str) -> dict[str, Any]:
     """The dataset config of a --data argument: a folder of tokens, or text to hold out whole."""
     if Path(path).is_dir():
@@ -84,4 +174,24 @@ def _table(title: str, scores: dict[str, Score]) -> Table:
             f"{part.perplexity:.2f}",
             "" if part.bits_per_byte is None else f"{part.bits_per_byte:.4f}",
         )
+    return table
+
+
+def _tasks_table(title: str, rows: Sequence[TaskFigure]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("task", "filter", "shots", "metric"):
+        table.add_column(heading)
+    for heading in ("value", "± stderr"):
+        table.add_column(heading, justify="right")
+    last = ""
+    for row in rows:
+        table.add_row(
+            row.task if row.task != last else "",
+            row.filter,
+            "" if row.num_fewshot is None else str(row.num_fewshot),
+            row.metric,
+            f"{row.value:.4f}",
+            "" if row.stderr is None else f"± {row.stderr:.4f}",
+        )
+        last = row.task
     return table

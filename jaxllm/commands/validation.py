@@ -1,13 +1,22 @@
 """Scores and samples of a run while it trains, and at its end."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jaxllm.commands.assembly import Assembly
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
-from jaxllm.evaluation import Score, make_eval_step, score_sets, total
+from jaxllm.evaluation import (
+    Score,
+    TaskFigure,
+    Tasks,
+    TextModel,
+    find_tasks,
+    make_eval_step,
+    score_sets,
+    task_figures,
+    total,
+)
 from jaxllm.generation import Generator
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
@@ -16,7 +25,7 @@ from jaxllm.training.state import TrainState
 
 
 class Validation:
-    """Scores every validation set and continues the prompts, with the averaged weights if any."""
+    """Scores validation sets and tasks, and continues prompts, with the averaged weights if any."""
 
     def __init__(
         self,
@@ -38,10 +47,11 @@ class Validation:
         self._generate = Generator(
             parts.model,
             vocab_size=data.vocab_size,
-            stop_id=data.delimiter_id,
+            stop_ids=(data.delimiter_id,),
             sampling=config.samples.sampling,
             layout=parts.layout,
         )
+        self._tasks = _tasks(config, parts, data)
         self.latest: Score | None = None
         self._latest_step = -1
         self.latest_sample = ""
@@ -55,13 +65,12 @@ class Validation:
     def run(self, step: int, state: TrainState, *, is_last: bool, is_recorded: bool = True) -> None:
         """Do what is due after step `step`; everything if it is the last."""
         params = state.params if state.ema is None else state.ema
-        if self._sets and (is_last or _divides(self._config.evaluation.every, step)):
-            scores = self.score(params)
-            self.latest = total(scores.values())
-            self._latest_step = step
+        if is_last or _divides(self._config.evaluation.every, step):
+            record = self._score_sets(step, params, is_shown=is_recorded)
             if is_recorded:
-                self._writer.write(evaluation_record(step, self.latest, scores))
-                self._console.say(f"step {step}: validation {describe(self.latest)}")
+                record |= self._score_tasks(step, params)
+                if record:
+                    self._writer.write({"step": step, **record})
         if self._tokenizer and (is_last or _divides(self._config.samples.every, step)):
             texts = continue_prompts(
                 self._generate, self._tokenizer, params, self._config.samples.prompts
@@ -79,15 +88,45 @@ class Validation:
         """The score of each validation set by its name."""
         return score_sets(self._eval_step, params, self._sets, layout=self._layout, rows=self._rows)
 
+    def _score_sets(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
+        if not self._sets:
+            return {}
+        scores = self.score(params)
+        self.latest = total(scores.values())
+        self._latest_step = step
+        if is_shown:
+            self._console.say(f"step {step}: validation {describe(self.latest)}")
+        return evaluation_record(self.latest, scores)
+
+    def _score_tasks(self, step: int, params: Nested) -> dict[str, float]:
+        if self._tasks is None:
+            return {}
+        limit = self._config.evaluation.tasks_limit
+        results = self._tasks.run(params, limit=limit, has_errors=False)
+        record = tasks_record(task_figures(results))
+        shown = ", ".join(
+            f"{key.removeprefix('task_')} {value:.4f}" for key, value in record.items()
+        )
+        self._console.say(f"step {step}: tasks {shown}")
+        return record
+
 
 def check_validation(config: RunConfig, data: Data) -> None:
     """ValueError for scores or samples that the data or the model cannot give."""
     has_sets = any("validation" in splits for splits in data.streams.values())
-    if config.evaluation.every and not has_sets:
+    needs_sets = not config.evaluation.tasks or config.checkpoints.keep_best
+    if config.evaluation.every and needs_sets and not has_sets:
         raise ValueError(
             f"evaluation.every is {config.evaluation.every}, but no dataset has a validation "
             "split; give one (data.datasets.NAME.validation_every), or evaluation.every=null"
         )
+    if config.evaluation.tasks:
+        if data.tokenizer is None:
+            raise ValueError(
+                f"evaluation.tasks is {', '.join(config.evaluation.tasks)}, but the data has no "
+                "tokenizer to turn text into ids; set data.tokenizer, or leave the tasks out"
+            )
+        find_tasks(config.evaluation.tasks, folder=config.evaluation.tasks_path)
     if data.tokenizer is None:
         if config.samples.every:
             raise ValueError(
@@ -102,6 +141,21 @@ def check_validation(config: RunConfig, data: Data) -> None:
     )
 
 
+def _tasks(config: RunConfig, parts: Assembly, data: Data) -> Tasks | None:
+    """The tasks of the config, with their data, if it has any."""
+    if not config.evaluation.tasks:
+        return None
+    assert data.tokenizer is not None, "check_validation comes first"
+    model = TextModel(
+        parts.model,
+        data.tokenizer,
+        max_length=config.data.sequence_length,
+        layout=parts.layout,
+        rows=config.data.global_batch_size,
+    )
+    return Tasks(model, config.evaluation.tasks, folder=config.evaluation.tasks_path)
+
+
 def continue_prompts(
     generate: Generator, tokenizer: Tokenizer, params: Nested, prompts: Sequence[str]
 ) -> list[str]:
@@ -110,12 +164,21 @@ def continue_prompts(
     return [tokenizer.decode(new) for new in generate(params, ids)]
 
 
-def evaluation_record(step: int, whole: Score, scores: Mapping[str, Score]) -> dict[str, Any]:
-    """An evaluation record: all sets together, then each by its name."""
-    record: dict[str, Any] = {"step": step, **_figures("validation_", whole)}
+def evaluation_record(whole: Score, scores: Mapping[str, Score]) -> dict[str, float]:
+    """What an evaluation record says of validation sets: of all together, then each by its name."""
+    record = _figures("validation_", whole)
     for name, part in scores.items():
         record.update(_figures(f"validation/{name}/", part))
     return record
+
+
+def tasks_record(found: Sequence[TaskFigure]) -> dict[str, float]:
+    """What an evaluation record says of tasks, as task_NAME_METRIC; also the filter, if any."""
+    return {
+        f"task_{one.task}_{one.metric}"
+        + ("" if one.filter == "none" else f"_{one.filter}"): one.value
+        for one in found
+    }
 
 
 def describe(score: Score) -> str:

@@ -15,12 +15,18 @@ from jaxllm.schema import Config
 
 
 class EvaluationConfig(Config):
-    """When the validation sets are scored; always at the end of a run."""
+    """When validation sets and tasks are scored; always at the end of a run."""
 
     every: PositiveInt | None = None
     """Steps between evaluations; null scores only at the end."""
     compare_xz: bool = False
     """Whether the summary tells what `xz -9e` reaches on the same validation text."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the lm-evaluation-harness that are scored too, by name; needs jaxllm[lm-eval]."""
+    tasks_path: str | None = None
+    """Folder with YAML files of tasks, beside those that come with the harness; null is none."""
+    tasks_limit: PositiveInt | None = None
+    """Examples scored of each task; null scores all."""
 
 
 class Score(NamedTuple):

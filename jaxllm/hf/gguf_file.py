@@ -44,7 +44,8 @@ class StoredTensor(NamedTuple):
         if self.kind in PLAIN:
             mapped = np.memmap(self.file, PLAIN[self.kind], "r", self.start, self.shape)
             return np.asarray(mapped, np.float32)
-        from gguf import GGMLQuantizationType, dequantize
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
 
         blocks = _blocks(self.kind)
         row = self.shape[-1] // blocks.length * blocks.size
@@ -182,11 +183,12 @@ class _Blocks(NamedTuple):
 def _blocks(kind: int) -> _Blocks:
     """What the package gguf knows of a type. ImportError without it, ValueError if unknown."""
     import gguf
+    from gguf.quants import dequantize
 
     found = gguf.GGMLQuantizationType(kind)
     length, size = gguf.GGML_QUANT_SIZES[found]
     try:
-        gguf.dequantize(np.zeros((1, size), np.uint8), found)
+        dequantize(np.zeros((1, size), np.uint8), found)
     except NotImplementedError:
         return _Blocks(found.name, length, size, is_decoded=False)
     return _Blocks(found.name, length, size, is_decoded=True)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from jaxllm.hf.model import open_published, read_weights
 from jaxllm.hf.weights import Progress
+from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import Nested
 from jaxllm.schema import Config
 
@@ -12,14 +13,20 @@ from jaxllm.schema import Config
 class HfStart(Config):
     """Start from the weights of a Hugging Face folder, or of a GGUF file."""
 
-    type: Literal["hf"]
+    type: Literal["hf"] = "hf"
     """Kind of weights: a published model's."""
     path: str
     """The folder with config.json and safetensors, or the .gguf file."""
 
     def model(self) -> dict[str, Any]:
         """The model section that its network has. ValueError for one that is not known here."""
-        config = open_published(Path(self.path).expanduser()).config
+        published = open_published(Path(self.path).expanduser())
+        config = published.config
+        if not isinstance(config, DecoderConfig):
+            raise ValueError(
+                f"{self.path} is a {published.family.model_type}, which is no decoder; give one "
+                "that predicts the next token"
+            )
         return config.model_dump(mode="json", exclude_defaults=True) | {"type": config.type}
 
     def weights(

@@ -37,7 +37,7 @@ class LinearScaling(Config):
 class Llama3Scaling(Config):
     """Slow frequencies divided by a factor, fast ones kept, those between blended (Llama 3.1)."""
 
-    type: Literal["llama3"]
+    type: Literal["llama3"] = "llama3"
     """Kind of scaling: that of Llama 3.1."""
     factor: PositiveFloat
     """How many times longer the context becomes."""
@@ -75,7 +75,7 @@ class Llama3Scaling(Config):
 class YarnScaling(Config):
     """As Llama 3.1's with a ramp over dimensions, and larger scores (arXiv:2309.00071)."""
 
-    type: Literal["yarn"]
+    type: Literal["yarn"] = "yarn"
     """Kind of scaling: YaRN."""
     factor: PositiveFloat
     """How many times longer the context becomes."""
@@ -121,7 +121,7 @@ class YarnScaling(Config):
 class LongScaling(Config):
     """A factor for every frequency, one set for short and one for long rows (arXiv:2402.13753)."""
 
-    type: Literal["longrope"]
+    type: Literal["longrope"] = "longrope"
     """Kind of scaling: LongRoPE."""
     short_factors: tuple[PositiveFloat, ...]
     """Divisors of the frequencies in batches that end within original_length, fastest first."""

@@ -16,9 +16,11 @@ from jaxllm.commands.run_folder import open_model
 from jaxllm.data import load_tokenizer
 from jaxllm.data.tokenizer import ByteTokenizer
 from jaxllm.hf.model import load_model, write_weights
+from jaxllm.hf.start import HfStart
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.nn.param import param_dict
 
+from ..hf.published import published as recorded
 from . import runs
 
 VOCAB = 264  # 257 tokens, in a multiple of 8
@@ -200,3 +202,11 @@ def test_a_start_that_is_not_there(ids, tmp_path):
         start = f"init_from={{type: {kind}, path: {Path(tmp_path) / 'none'}}}"
         with pytest.raises(ValueError, match=f"init_from.*{match}"):
             runs.start(ids, tmp_path / "run", start)
+
+
+def test_what_is_no_decoder_is_opened_from_python(tmp_path):
+    folder = recorded("bert_pooler").write(tmp_path / "bert")
+    with pytest.raises(ValueError, match=r"is a bert, which is no decoder.*load_model"):
+        import_model(folder, tmp_path / "run", [])
+    with pytest.raises(ValueError, match="is a bert, which is no decoder"):
+        HfStart(path=str(folder)).model()

@@ -128,7 +128,7 @@ def test_every_field_and_every_kind_is_in_the_help():
         ("optim.schedule.type", '= "cosine" How the learning rate moves over the run. One of'),
         ("data.tokenizer", "= null Tokenizer of the corpora"),
         ("data.tokenizer.type", "(required) One of sentencepiece, byte, hf."),
-        ("data.datasets", "(required) Datasets by name"),
+        ("data.datasets", "= {} Datasets by name"),
         ("model.moe", "= null"),
         ("training.ema", "= null"),
         ("metrics.loggers", "= []"),

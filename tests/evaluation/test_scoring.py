@@ -147,7 +147,7 @@ def test_few_programs_the_longest_first_and_as_many_tokens_in_each(monkeypatch):
 def test_what_cannot_be_scored():
     score = scorer("rope")
     assert score(None, []) == []
-    with pytest.raises(ValueError, match=r"continuation of 33 tokens .* the 32 of data\.seq"):
+    with pytest.raises(ValueError, match=r"continuation of 33 tokens .* at most 32 \(data\.seq"):
         score(None, [Pair([1], [2] * 33)])
     with pytest.raises(ValueError, match="continuation of 0 tokens cannot be scored"):
         score(None, [Pair([1], [])])

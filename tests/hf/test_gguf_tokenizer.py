@@ -97,6 +97,16 @@ def test_a_part_that_is_a_token_is_that_token_where_merges_are_ignored():
         assert (ids.tolist() == [len(tokens) - 1]) is is_whole
 
 
+def test_a_capital_begins_a_part_where_the_name_says_so():
+    metadata = merges_of("gpt2_merges")
+    tokens = [*metadata["tokens"], "Qwfpg", "Zxcdv"]
+    metadata |= {"tokens": tokens, "token_type": [NORMAL] * len(tokens)}
+    both = [len(tokens) - 2, len(tokens) - 1]
+    for pre, is_cut in (("tekken", True), ("llama-bpe", False)):
+        ids = read({**metadata, "pre": pre}).encode("QwfpgZxcdv")
+        assert (ids.tolist() == both) is is_cut
+
+
 @pytest.mark.parametrize("has_prefix", [True, False])
 def test_pieces_give_the_ids_of_sentencepiece(has_prefix):
     proto = read_proto(PIECES.read_bytes(), name="it")
@@ -157,7 +167,10 @@ def test_chat_templates():
     [
         ({"model": "bert", "tokens": ["a"]}, "model='bert' is not known here, only gpt2, llama"),
         ({"model": "gpt2"}, "0 tokens with 0 types, 0 of them more than once"),
-        (pieces(tokens=["a", "b", "a"]), "3 tokens with .* more than once"),
+        (
+            {"model": "gpt2", "tokens": ["a", "b", "a"]},
+            "3 tokens with 3 types, 1 of them more than",
+        ),
         (pieces(eos_token_id=100_000), "eos_token_id=100000, and there are"),
         (pieces(remove_extra_whitespaces=True), "remove_extra_whitespaces is not supported"),
         (pieces(scores=[0.0]), "tokens with 1 scores are no SentencePiece model"),

@@ -105,5 +105,5 @@ def test_perplexity_is_that_of_transformers(tokenizer, logits_of):
     shifted_TV = logits_TV - logits_TV.max(-1, keepdims=True)
     log_p_TV = shifted_TV - np.log(np.exp(shifted_TV).sum(-1, keepdims=True))
     nll = -log_p_TV[np.arange(NUM_TOKENS - 1), ids[1:]].mean()
-    # Two float32 programs differ by 4e-7 of it; a wrong order of rows changes it by far more.
-    assert np.exp(nll) == pytest.approx(PERPLEXITY, rel=1e-4)
+    # Two float32 programs differ by 4e-7 of it; a rope_theta that is 2% off by 1e-4.
+    assert np.exp(nll) == pytest.approx(PERPLEXITY, rel=2e-5)
