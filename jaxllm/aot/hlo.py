@@ -236,12 +236,26 @@ def _computation(name: str, lines: list[str]) -> Computation:
 
 
 def _element(name: str, instructions: dict[str, Instruction]) -> Instruction:
-    """The get-tuple-element that a dumped program writes as `value#2`."""
+    """The get-tuple-element that a dumped program writes as `value#2`, or `value#2#0` in a tuple
+    of tuples."""
     value, _, index = name.rpartition("#")
-    array = instructions[value].outputs[int(index)]
-    place = f"{{:S({array.space})}}" if array.space else ""
-    text = f"{array.dtype}[{','.join(map(str, array.shape))}]{place}"
+    if value not in instructions:
+        instructions[value] = _element(value, instructions)
+    text = _members(instructions[value].type)[int(index)]
     return Instruction(name, "get-tuple-element", text, f"%{value}", f", index={index}", False)
+
+
+def _members(text: str) -> list[str]:
+    """The types in a tuple's."""
+    assert text.startswith("("), text
+    members, depth = [""], 0
+    for character in re.sub(r"/\*.*?\*/", "", text)[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            members.append("")
+        else:
+            members[-1] += character
+    return [member.strip() for member in members]
 
 
 def _instruction(line: str) -> Instruction:

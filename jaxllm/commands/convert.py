@@ -48,8 +48,9 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
         )
     tokenizer = find_tokenizer(source, vocab_size=published.config.vocab_size)
     config = _run_config(published, tokenizer, out=out, overrides=overrides)
-    layout = config.parallel.build()
-    parts = assemble(config, layout=layout, vocab_size=published.config.vocab_size)
+    vocab_size = published.config.vocab_size
+    assert vocab_size is not None  # every config.json says it
+    parts = assemble(config, layout=config.parallel.build(), vocab_size=vocab_size)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state.params)
     params = read_weights(
         published,
@@ -65,7 +66,7 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     with CheckpointConfig().build(partial / CHECKPOINT_FOLDER) as store:
         meta = {
             "step": 0,
-            "vocab_size": published.config.vocab_size,
+            "vocab_size": vocab_size,
             "config": config.model_dump(mode="json"),
             "jax": jax.__version__,
         }

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxllm.hf.base import Family
+from jaxllm.hf.gguf import open_gguf
 from jaxllm.hf.registry import family_of, family_that_expresses
 from jaxllm.hf.tensor_files import read_folder, write_folder
 from jaxllm.hf.weights import FLOAT32, Progress, load, tensors
@@ -81,6 +82,8 @@ def load_model(
 ) -> Model:
     """The model of a Hugging Face folder: config.json and safetensors, of any known family.
 
+    A .gguf file of a Llama kind is decoded.
+
     dtype: of its weights and activations. layout: where the weights are read to, each device its
     part; None is one device. on_progress: called with the bytes read. ValueError for an unknown
     family, an option that cannot be expressed, or tensors that are not as config.json says.
@@ -120,7 +123,12 @@ class Published(NamedTuple):
 
 
 def open_published(path: Path) -> Published:
-    """The model of a folder. ValueError for what is no model, or none that is known here."""
+    """The model of a folder or a .gguf file. ValueError for what is none that is known here."""
+    if path.suffix == ".gguf":
+        opened = open_gguf(path)
+        family = family_of(opened.config, name=str(path))
+        config = family.read_config(opened.config, name=str(path))
+        return Published(path, dict(opened.config), family, config, opened.tensors)
     raw, family = read_published(path)
     config = family.read_config(raw, name=str(path / "config.json"))
     tensors = {family.present_name(name): entry for name, entry in read_folder(path).items()}

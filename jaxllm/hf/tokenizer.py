@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.hf.gguf import open_gguf
 from jaxllm.hf.tokenizer_export import write_tokenizer
 from jaxllm.hf.tokenizer_folder import SETTINGS, SpecialTokens, TokenizerFolder
 from jaxllm.hf.tokenizer_pieces import from_pieces, read_proto
@@ -45,12 +46,14 @@ OTHERS = (
 def find_tokenizer(
     folder: Path | str, *, vocab_size: int | None, split: str | None = None
 ) -> HuggingFaceTokenizer | None:
-    """The tokenizer of a model's folder; None when the folder has none.
+    """The tokenizer of a model's folder, or of its .gguf file; None when the folder has none.
 
     vocab_size: rows of the model's embedding, which the tokenizer must not exceed. split: where a
     tiktoken vocabulary splits text, if neither config.json nor the file's name says: llama3, qwen2,
     cl100k or o200k. Raises ValueError for a tokenizer that is not known, is damaged or too large.
     """
+    if Path(folder).suffix == ".gguf":
+        return open_gguf(Path(folder)).tokenizer()
     files = TokenizerFolder(Path(folder))
     vocabulary = _read_vocabulary(files, split)
     if vocabulary is None:

@@ -75,6 +75,19 @@ def test_elements_of_tuples_as_a_dump_writes_them():
     assert body["p#2"].outputs == (Array("f32", (4, 64)),)
 
 
+def test_elements_of_tuples_in_tuples():
+    text = """ENTRY %main (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  %c = ((f32[2]{0}, /*index=1*/bf16[4,2]{1,0:T(8,128)S(1)}), s32[]) conditional(%p, %p)
+  ROOT %n = f32[2]{0} add(%c#0#1, %c#0#0)
+}
+"""
+    found = parse_hlo(text).entry.instructions
+    assert found["c#0#1"].outputs == (Array("bf16", (4, 2), 1),)
+    assert found["c#0#1"].operands == ("c#0",)
+    assert found["c#0"].outputs == (Array("f32", (2,)), Array("bf16", (4, 2), 1))
+
+
 def test_a_text_without_a_program():
     with pytest.raises(ValueError, match="not HLO"):
         parse_hlo("RESOURCE_EXHAUSTED")

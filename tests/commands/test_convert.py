@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from hf.published import published as recorded
 
 from jaxllm.commands.convert import export_model, import_model
 from jaxllm.commands.evaluate import evaluate
@@ -20,7 +21,6 @@ from jaxllm.hf.start import HfStart
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.nn.param import param_dict
 
-from ..hf.published import published as recorded
 from . import runs
 
 VOCAB = 264  # 257 tokens, in a multiple of 8
