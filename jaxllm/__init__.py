@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["compile", "evaluate", "generate", "plan", "prepare", "report", "train"]
+__all__ = [
+    "compile",
+    "evaluate",
+    "export_model",
+    "generate",
+    "import_model",
+    "plan",
+    "prepare",
+    "report",
+    "train",
+]
 
 
 def train(config: str | Path, *overrides: str) -> int:
@@ -51,6 +61,22 @@ def generate(
     from jaxllm.commands.generate import generate
 
     return generate(Path(run), prompts, sampling=sampling, step=step)
+
+
+def import_model(source: str | Path, run: str | Path, *overrides: str) -> None:
+    """Make a run folder of a published model: a Hugging Face folder or a .gguf file."""
+    from jaxllm.commands.convert import import_model
+
+    import_model(Path(source), Path(run), list(overrides))
+
+
+def export_model(
+    run: str | Path, out: str | Path, *, step: int | None = None, dtype: str = "float32"
+) -> None:
+    """Write a run as a Hugging Face folder. dtype: float32, bfloat16 or float16."""
+    from jaxllm.commands.convert import export_model
+
+    export_model(Path(run), Path(out), step=step, dtype=dtype)
 
 
 def compile(config: str | Path, *overrides: str, topology: str, slices: int = 1) -> Any:

@@ -24,7 +24,8 @@ from jaxllm.commands.run_folder import (
 from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
-from jaxllm.hf.model import Published, check_empty, open_published, read_weights, write_weights
+from jaxllm.hf.model import check_empty, write_weights
+from jaxllm.hf.published import Published, open_published, read_weights
 from jaxllm.hf.registry import families
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.models import DecoderConfig

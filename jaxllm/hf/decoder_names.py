@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import ACTIVATIONS, Field, Row, Rows, under
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 Names = Sequence[tuple[str, str, str]]

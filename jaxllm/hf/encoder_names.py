@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import ACTIVATIONS, Field, Row, Rows, under
 from jaxllm.hf.decoder_names import Names
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.encoder_config import EncoderConfig
 
 # Of blocks of any kind, with their values where a config.json leaves them out.

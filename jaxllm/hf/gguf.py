@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
-from jaxllm.hf.base import Theirs
 from jaxllm.hf.gguf_file import GgufFile, StoredTensor, read_gguf
 from jaxllm.hf.gguf_tokenizer import read_tokenizer
+from jaxllm.hf.theirs import Theirs
 
 
 class _Architecture(NamedTuple):

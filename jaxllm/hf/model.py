@@ -4,10 +4,9 @@ B rows, T length, C channels, H height, W width.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,10 @@ import ml_dtypes
 import numpy as np
 
 from jaxllm.hf.base import Family
-from jaxllm.hf.gguf import open_gguf
-from jaxllm.hf.registry import family_of, family_that_expresses
-from jaxllm.hf.tensor_files import read_folder, write_folder
-from jaxllm.hf.weights import FLOAT32, Progress, load, tensors
+from jaxllm.hf.published import abstract_module, open_published, read_weights
+from jaxllm.hf.registry import family_that_expresses
+from jaxllm.hf.tensor_files import write_folder
+from jaxllm.hf.weights import Progress, tensors
 from jaxllm.models.block_config import BlockConfig
 from jaxllm.nn.param import Nested, bind, spec_dict
 from jaxllm.parallel.layouts import Layout, check_weights, weight_shardings
@@ -104,37 +103,6 @@ def load_model(
     return Model(config, params, family=published.family, published=published.raw, layout=layout)
 
 
-class Published(NamedTuple):
-    """A published model, none of its weights read yet.
-
-    path: its folder. raw: its config.json. config: that as ours. tensors: where its weights lie.
-    """
-
-    path: Path
-    raw: dict[str, Any]
-    family: Family
-    config: Any
-    tensors: Mapping[str, Any]
-
-    @property
-    def num_bytes(self) -> int:
-        """What a load reads, in float32."""
-        return 4 * sum(math.prod(entry.shape) for entry in self.tensors.values())
-
-
-def open_published(path: Path) -> Published:
-    """The model of a folder or a .gguf file. ValueError for what is none that is known here."""
-    if path.suffix == ".gguf":
-        opened = open_gguf(path)
-        family = family_of(opened.config, name=str(path))
-        config = family.read_config(opened.config, name=str(path))
-        return Published(path, dict(opened.config), family, config, opened.tensors)
-    raw, family = read_published(path)
-    config = family.read_config(raw, name=str(path / "config.json"))
-    tensors = {family.present_name(name): entry for name, entry in read_folder(path).items()}
-    return Published(path, raw, family, config, tensors)
-
-
 def _in_precision(config: Any, dtype: Dtype) -> Any:
     """The config with this precision, in every network of it."""
     if "dtype" in type(config).model_fields:
@@ -143,53 +111,6 @@ def _in_precision(config: Any, dtype: Dtype) -> Any:
         name: _in_precision(part, dtype) for name, part in config if isinstance(part, BlockConfig)
     }
     return config.model_copy(update=parts)
-
-
-def read_weights(
-    published: Published,
-    config: Any,
-    *,
-    specs: Nested,
-    shardings: Nested | None,
-    dtype: np.dtype = FLOAT32,
-    on_progress: Progress | None = None,
-) -> Nested:
-    """Its weights for the network of `config`, as `weights.load` has them."""
-    return load(
-        published.tensors,
-        folder=published.path,
-        specs=specs,
-        rows=published.family.rows(config),
-        shardings=shardings,
-        dtype=dtype,
-        ignored=published.family.ignored(config),
-        on_progress=on_progress,
-    )
-
-
-def read_published(folder: Path) -> tuple[dict[str, Any], Family]:
-    """The config.json of a folder, and the family that it is of. ValueError if there is none."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no model folder: it has no config.json")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if raw.get("quantization_config"):
-        raise ValueError(
-            f"{path} says that the weights are quantised ("
-            f"{raw['quantization_config'].get('quant_method', 'in some way')}), which is not read; "
-            "get them in bfloat16 or float32"
-        )
-    return raw, family_of(raw, name=str(path))
-
-
-def abstract_module(config: Any) -> Any:
-    """The network of a config, its weights as shapes."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    size = getattr(config, "vocab_size", None)
-    return jax.eval_shape(lambda key: config.build(key, size), key)
 
 
 def save_model(

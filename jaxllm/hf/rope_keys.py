@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxllm.hf.base import Theirs
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.nn.rope_scaling import Llama3Scaling, LongScaling, RopeScaling, YarnScaling
 

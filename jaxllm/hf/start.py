@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxllm.hf.model import open_published, read_weights
+from jaxllm.hf.published import open_published, read_weights
 from jaxllm.hf.weights import Progress
 from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import Nested

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from jaxllm.hf.model import read_published
+from jaxllm.hf.published import read_published
 from jaxllm.hf.registry import families, family_of, family_that_expresses
 
 from .published import published, read

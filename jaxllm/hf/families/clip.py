@@ -2,18 +2,9 @@
 
 from typing import Any
 
-from jaxllm.hf.base import (
-    ACTIVATIONS,
-    Family,
-    Field,
-    Row,
-    Rows,
-    Theirs,
-    read_fields,
-    under,
-    write_fields,
-)
+from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, read_fields, under, write_fields
 from jaxllm.hf.encoder_names import block, norm, patches
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.two_towers_config import TwoTowersConfig
 
 _TEXT = (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Field, Rows, Theirs
+from jaxllm.hf.base import Family, Field, Rows
 from jaxllm.hf.decoder_names import (
     EXPERTS,
     FIELDS,
@@ -13,6 +13,7 @@ from jaxllm.hf.decoder_names import (
     ignored_tensors,
 )
 from jaxllm.hf.rope_keys import read_rope, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 

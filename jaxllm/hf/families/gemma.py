@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Family, Field, Theirs
+from jaxllm.hf.base import ACTIVATIONS, Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     LLAMA,
@@ -14,6 +14,7 @@ from jaxllm.hf.decoder_names import (
     write_heads,
 )
 from jaxllm.hf.rope_keys import read_rope, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 

@@ -3,7 +3,7 @@ frequencies for each one without."""
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Field, Theirs
+from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     GELU,
@@ -21,6 +21,7 @@ from jaxllm.hf.decoder_names import (
     write_query_scale,
 )
 from jaxllm.hf.rope_keys import read_scaling, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, under
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 _BLOCK = (

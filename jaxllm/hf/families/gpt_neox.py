@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, under
 from jaxllm.hf.rope_keys import read_rope, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 # Of each head, its query, key and value lie together.

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, under
 from jaxllm.hf.decoder_names import Names
 from jaxllm.hf.encoder_names import linear, norm
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.encoder_decoder_config import EncoderDecoderConfig
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Field, Theirs
+from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     ATTENTION,
     FIELDS,
@@ -15,6 +15,7 @@ from jaxllm.hf.decoder_names import (
     write_bias,
 )
 from jaxllm.hf.rope_keys import read_rope, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 _BLOCK: Names = (

@@ -3,7 +3,7 @@ up (arXiv:2404.14219)."""
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Field, Rows, Theirs
+from jaxllm.hf.base import Family, Field, Rows
 from jaxllm.hf.decoder_names import (
     FIELDS,
     NORMS,
@@ -13,6 +13,7 @@ from jaxllm.hf.decoder_names import (
     read_window,
 )
 from jaxllm.hf.rope_keys import read_rope, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.nn.rope_scaling import LongScaling
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Field, Theirs
+from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     HEAD_NORMS,
@@ -17,6 +17,7 @@ from jaxllm.hf.decoder_names import (
     write_upper_window,
 )
 from jaxllm.hf.rope_keys import read_rope, write_rope
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.decoder_config import DecoderConfig
 
 

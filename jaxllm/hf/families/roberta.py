@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Rows, Theirs
+from jaxllm.hf.base import Family, Rows
 from jaxllm.hf.encoder_names import (
     OLDER,
     TEXT_FIELDS,
@@ -14,6 +14,7 @@ from jaxllm.hf.encoder_names import (
     text_rows,
     write_labels,
 )
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.encoder_config import EncoderConfig
 
 _HEADS = {

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import ACTIVATIONS, Family, Field, Row, Rows, under
 from jaxllm.hf.decoder_names import Names
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.encoder_decoder_config import EncoderDecoderConfig
 
 _GATED = "gated-"

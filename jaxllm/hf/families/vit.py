@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.hf.base import Family, Field, Row, Rows, Theirs, under
+from jaxllm.hf.base import Family, Field, Row, Rows, under
 from jaxllm.hf.encoder_names import (
     BLOCK_FIELDS,
     block,
@@ -12,6 +12,7 @@ from jaxllm.hf.encoder_names import (
     read_labels,
     write_labels,
 )
+from jaxllm.hf.theirs import Theirs
 from jaxllm.models.vision_config import VisionConfig
 
 _HEADS = {"ViTModel": "pooler", "ViTForImageClassification": "image"}
