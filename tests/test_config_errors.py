@@ -96,7 +96,6 @@ def refusal(*overrides):
             "data.datasets.web.type: missing; it is one of corpus, prepared, bin, synthetic",
         ),
         ("metrics.loggers=[{}]", "metrics.loggers.0.type: missing; it is one of wandb, trackio"),
-        ("data.datasets={}", "data.datasets: given {}; needs at least 1"),
         ("data.datasets.web.weight=0", "data: every dataset has weight 0"),
         ("model.num_heads=3", "model: num_heads=3 does not divide embed_dim=32"),
         ("training.num_microbatches=3", "training.num_microbatches=3 does not divide"),
