@@ -63,10 +63,11 @@ class DecoderConfig(BlockConfig):
         if self.positions == "rope" and self.latent is None:
             rotated = self.head_size * self.rope_fraction
             if rotated % 2:
-                share = "" if self.rope_fraction == 1 else f"rope_fraction={self.rope_fraction} of "
+                is_whole = self.rope_fraction == 1
+                share = "" if is_whole else f"rope_fraction={self.rope_fraction} of "
+                number = "odd" if is_whole else f"{rotated}"
                 raise ValueError(
-                    f"{share}head_dim={self.head_size} is {'odd' if not share else rotated}; rotary "
-                    "positions rotate pairs"
+                    f"{share}head_dim={self.head_size} is {number}; rotary positions rotate pairs"
                 )
         if self.window is None and (self.window_pattern != (True,) or self.window_rope_theta):
             raise ValueError(

