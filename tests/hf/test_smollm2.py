@@ -46,6 +46,9 @@ IDS = {
 }
 
 
+pytestmark = pytest.mark.hf
+
+
 @pytest.fixture(scope="module")
 def model():
     """The file of the package, which is found without being imported: it would import others."""
