@@ -1,11 +1,7 @@
-from pathlib import Path
-
 import pytest
 import yaml
 
 from jaxllm.config import (
-    check_resumable,
-    differences,
     dump_yaml,
     find_config,
     load_config,
@@ -166,13 +162,6 @@ def test_a_config_is_frozen(load):
         load().seed = 2
 
 
-def test_differences_have_both_values(load):
-    found = list(differences(load("training.ema={}"), load("seed=1", "model.norm=layer")))
-    assert ("seed", 0, 1) in found
-    assert ("model.norm", "rms", "layer") in found
-    assert ("training.ema.decay", 0.999, None) in found
-
-
 def test_everything_that_does_not_fit_together_is_listed_at_once(load):
     wrong = (
         "training.num_microbatches=3",
@@ -202,66 +191,6 @@ def test_the_best_checkpoints_need_a_score_each(load, scored):
     load("checkpoints.keep_best=1", "checkpoints.every=4", "evaluation.every=2")
     with pytest.raises(ValueError, match=r"checkpoints.every=4 is no multiple of evaluation"):
         load("checkpoints.keep_best=1", "checkpoints.every=4", scored)
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "run_dir=elsewhere",
-        "parallel.layout=data",
-        "checkpoints.every=7",
-        "checkpoints.keep_latest=5",
-        "evaluation.every=7",
-        "samples.prompts=[hello]",
-        "metrics.log_every=10",
-        "metrics.loggers=[{type: wandb, project: p}]",
-        "profile.start=3",
-        "compilation_cache=null",
-        "training.num_microbatches=2",
-        "model.remat=full",
-        "model.is_scanned=false",
-        "data.root=elsewhere",
-        "data.workers=3",
-        "data.prefetch=9",
-    ],
-)
-def test_where_and_when_may_change_on_resume(load, override):
-    check_resumable(load(), load(override), run_dir=Path("runs/x"))
-
-
-@pytest.mark.parametrize(
-    ("override", "line"),
-    [
-        ("seed=1", "seed: 0 in the run folder, 1 given"),
-        ("model.num_layers=3", "model.num_layers: 2 in the run folder, 3 given"),
-        ("model.dropout=0.5", "model.dropout: 0.0 in the run folder, 0.5 given"),
-        ("data.global_batch_size=16", "data.global_batch_size: 8 in the run folder, 16 given"),
-        ("data.shuffle=false", "data.shuffle: True in the run folder, False given"),
-        ("data.datasets.web.weight=2", "data.datasets.web.weight: 1.0 in the run folder, 2.0"),
-        ("objective.z_loss=1.0e-4", "objective.z_loss: 0.0 in the run folder, 0.0001 given"),
-        ("optim.clip_norm=null", "optim.clip_norm: 1.0 in the run folder, None given"),
-        ("optim.type=lion", "optim.type: 'adamw' in the run folder, 'lion' given"),
-        ("training.ema={}", "training.ema.decay: None in the run folder, 0.999 given"),
-    ],
-)
-def test_what_is_computed_may_not_change_on_resume(load, override, line):
-    given = load(override) if "lion" not in override else load("optim={type: lion}")
-    with pytest.raises(ValueError, match="another run_dir to start anew") as refused:
-        check_resumable(load(), given, run_dir=Path("runs/x"))
-    assert f"  {line}" in str(refused.value)
-
-
-def test_the_number_of_steps_may_change_only_where_no_schedule_hangs_on_it(load):
-    constant = "optim.schedule={type: constant}"
-    for steps in (50, 200):
-        check_resumable(
-            load(constant), load(constant, f"training.steps={steps}"), run_dir=Path("runs/x")
-        )
-        for schedule in ("linear", "cosine", "wsd"):
-            kind = f"optim.schedule={{type: {schedule}}}"
-            given = load(kind, f"training.steps={steps}")
-            with pytest.raises(ValueError, match="only under a schedule that does not depend"):
-                check_resumable(load(kind), given, run_dir=Path("runs/x"))
 
 
 def test_a_config_is_found_by_path_or_shipped_name(write, tmp_path, monkeypatch):

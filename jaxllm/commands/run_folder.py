@@ -15,8 +15,9 @@ import jax
 
 from jaxllm.checkpoints import CheckpointStore
 from jaxllm.commands.assembly import Assembly, assemble
+from jaxllm.commands.resumption import check_resumable
 from jaxllm.commands.saved_state import SavedState, weights_item
-from jaxllm.config import RunConfig, check_resumable, dump_yaml, load_config
+from jaxllm.config import RunConfig, dump_yaml, load_config
 from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
 from jaxllm.parallel import distributed
