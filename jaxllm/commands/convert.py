@@ -93,7 +93,7 @@ def _run_config(
     published: Published, tokenizer: HuggingFaceTokenizer | None, *, out: Path, overrides: list[str]
 ) -> RunConfig:
     """A config that the run folder can be trained further with; data is still to be given."""
-    model = published.config.model_dump(mode="json", exclude_defaults=True)
+    model = published.config.model_dump(mode="json")
     length = min(published.config.max_length, 1024)
     raw: dict[str, Any] = {
         "run_dir": str(out),

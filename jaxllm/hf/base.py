@@ -1,8 +1,10 @@
 """What a model family is: one table of config keys and one of weights, each read both ways."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from jaxllm.hf.theirs import REQUIRED, Theirs
 
@@ -72,6 +74,7 @@ class Family:
     further keys of theirs. rows: the table of weights, of which a model has those that its
     options call for. inert: their keys without a meaning for us. ignored: patterns of names of
     tensors that hold nothing that the model computes with. older: how names once ended, and now.
+    prefix: what names of tensors begin with, except where a network was saved without its head.
     """
 
     model_type: str
@@ -86,6 +89,7 @@ class Family:
     ignored: Callable[[Any], tuple[str, ...]] = lambda config: ()
     heads: Mapping[str, str] | None = None
     older: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
 
     def read_config(self, raw: Mapping[str, Any], *, name: str = "config.json") -> Any:
         """Our config. ValueError for what it cannot express, key by key."""
@@ -96,10 +100,19 @@ class Family:
             put(ours, key, value)
         if self.heads is not None:
             ours["head"] = theirs.head = self._head(theirs)
+        else:
+            self._check_class(theirs)
         for key, value in (*read_fields(theirs, self.fields).items(), *self.read(theirs).items()):
             put(ours, key, value)
         theirs.check_all_read(self.inert)
-        return self.build(ours)
+        try:
+            return self.build(ours)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise ValueError(f"{name} says what no model can be, in our terms {wrong}") from None
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """Their config, whatever they cannot express left out."""
@@ -108,12 +121,25 @@ class Family:
         theirs: dict[str, Any] = {"architectures": [name], "model_type": self.model_type}
         return theirs | write_fields(config, self.fields) | dict(self.write(config))
 
-    def present_name(self, name: str) -> str:
-        """What a tensor is called today."""
-        for old, new in self.older:
-            if name.endswith(old):
-                return name.removesuffix(old) + new
-        return name
+    def present_names(self, names: Iterable[str]) -> dict[str, str]:
+        """What tensors are called today, by what a file calls them.
+
+        Files of networks without a head leave out the prefix that the others have.
+        """
+        found = {}
+        for name in names:
+            old, new = next((pair for pair in self.older if name.endswith(pair[0])), ("", ""))
+            found[name] = name.removesuffix(old) + new if old else name
+        has_prefix = any(name.startswith(self.prefix) for name in found.values())
+        if self.prefix and not has_prefix:
+            found = {name: self.prefix + today for name, today in found.items()}
+        return found
+
+    def _check_class(self, theirs: Theirs) -> None:
+        """ValueError for a class with another head; one without any may be a part of ours."""
+        named = (theirs.get("architectures", None) or [self.architecture])[0]
+        if named != self.architecture and not str(named).endswith("Model"):
+            theirs.refuse(f"architectures names {named}; only {self.architecture} is known here")
 
     def _head(self, theirs: Theirs) -> str:
         assert self.heads is not None

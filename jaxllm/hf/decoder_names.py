@@ -9,6 +9,8 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 Names = Sequence[tuple[str, str, str]]
 
+PREFIX = "model."
+
 FIELDS = (
     Field("vocab_size", "vocab_size"),
     Field("num_layers", "num_hidden_layers"),
@@ -93,15 +95,18 @@ def ignored_tensors(config: DecoderConfig) -> tuple[str, ...]:
     return (r".*rotary_emb\.inv_freq", *(("lm_head.weight",) if config.is_tied else ()))
 
 
-def read_heads(theirs: Theirs, *, default_dim: int | None = None) -> dict[str, Any]:
+def read_heads(
+    theirs: Theirs, *, default_dim: int | None = None, default_kv: int | None = None
+) -> dict[str, Any]:
     """Our num_kv_heads and head_dim, from keys that may be absent or null.
 
     default_dim: head_dim where the key is absent; None divides the width by the heads.
+    default_kv: num_key_value_heads where the key is absent; None is as many as queries have.
     """
-    heads = theirs.get("num_attention_heads")
-    width = theirs.get("hidden_size")
+    heads = theirs.size("num_attention_heads")
+    width = theirs.size("hidden_size")
     return {
-        "num_kv_heads": theirs.get("num_key_value_heads", None) or heads,
+        "num_kv_heads": theirs.get("num_key_value_heads", default_kv) or heads,
         "head_dim": theirs.get("head_dim", default_dim) or width // heads,
     }
 
@@ -160,7 +165,7 @@ def read_window(
 def read_upper_window(theirs: Theirs) -> dict[str, Any]:
     """Our window and window_pattern where layers from max_window_layers on may have one."""
     first = theirs.get("max_window_layers", 28)
-    num_layers = theirs.get("num_hidden_layers")
+    num_layers = theirs.size("num_hidden_layers")
     upper = [layer >= first for layer in range(num_layers)]
     found = read_window(theirs, default_window=4096, patterns=upper)
     return found if theirs.get("use_sliding_window", False) else {"window": None}

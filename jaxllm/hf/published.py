@@ -12,7 +12,7 @@ import numpy as np
 from jaxllm.hf.base import Family
 from jaxllm.hf.gguf import open_gguf
 from jaxllm.hf.registry import family_of
-from jaxllm.hf.tensor_files import read_folder
+from jaxllm.hf.tensor_files import inside, read_folder
 from jaxllm.hf.weights import FLOAT32, Progress, load
 from jaxllm.nn.param import Nested
 
@@ -44,7 +44,9 @@ def open_published(path: Path) -> Published:
         return Published(path, dict(opened.config), family, config, opened.tensors)
     raw, family = read_published(path)
     config = family.read_config(raw, name=str(path / "config.json"))
-    tensors = {family.present_name(name): entry for name, entry in read_folder(path).items()}
+    entries = read_folder(path)
+    names = family.present_names(entries)
+    tensors = {names[name]: entry for name, entry in entries.items()}
     return Published(path, raw, family, config, tensors)
 
 
@@ -72,13 +74,15 @@ def read_weights(
 
 def read_published(folder: Path) -> tuple[dict[str, Any], Family]:
     """The config.json of a folder, and the family that it is of. ValueError if there is none."""
-    path = folder / "config.json"
+    path = inside(folder, "config.json")
     if not path.is_file():
         raise ValueError(f"{folder} is no model folder: it has no config.json")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} is a {type(raw).__name__} and no object")
     if raw.get("quantization_config"):
         raise ValueError(
             f"{path} says that the weights are quantised ("

@@ -43,7 +43,7 @@ def family_of(raw: Mapping[str, Any], *, name: str) -> Family:
     """The family of a config.json. ValueError for one that is not known here."""
     model_type = raw.get("model_type")
     known = families()
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise ValueError(
             f"{name}: model_type={model_type!r} (architectures: {raw.get('architectures')}) is not "
             f"known here; known are {', '.join(sorted(known))}"

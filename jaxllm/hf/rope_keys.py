@@ -10,34 +10,53 @@ from jaxllm.nn.rope_scaling import Llama3Scaling, LongScaling, RopeScaling, Yarn
 
 
 def read_rope(
-    theirs: Theirs, *, default_theta: float = 10_000.0, default_fraction: float = 1.0
+    theirs: Theirs,
+    *,
+    default_theta: float = 10_000.0,
+    default_fraction: float = 1.0,
+    default_original: int | None = None,
 ) -> dict[str, Any]:
     """Our rope_theta, rope_fraction and rope_scaling."""
     given = theirs.get("rope_parameters", None)
     old = theirs.get("rope_scaling", None)
+    if given and old:
+        theirs.refuse("it has both rope_parameters and rope_scaling; leave one of them")
     theta = theirs.given("rope_theta", "rotary_emb_base", default=default_theta)
     fraction = theirs.given("partial_rotary_factor", "rotary_pct", default=default_fraction)
     keys = dict(given or old or {})
     return {
         "rope_theta": keys.pop("rope_theta", theta),
         "rope_fraction": keys.pop("partial_rotary_factor", fraction),
-        "rope_scaling": read_scaling(theirs, keys),
+        "rope_scaling": read_scaling(theirs, keys, default_original=default_original),
     }
 
 
-def read_scaling(theirs: Theirs, keys: dict[str, Any]) -> dict[str, Any] | None:
-    """Our rope_scaling from what is left of their section; ValueError for an unknown kind."""
+def read_scaling(
+    theirs: Theirs, keys: dict[str, Any], *, default_original: int | None = None
+) -> dict[str, Any] | None:
+    """Our rope_scaling from what is left of their section; ValueError for an unknown kind.
+
+    default_original: the context before scaling where nothing says; None is the whole one.
+    """
     kind = keys.pop("rope_type", keys.pop("type", "default"))
     keys.pop("type", None)
-    length = theirs.get("max_position_embeddings")
-    original = keys.pop("original_max_position_embeddings", None)
-    original = original or theirs.get("original_max_position_embeddings", None) or length
+    keys.pop("finetuned", None)  # whether it was, which changes nothing
+    length = theirs.size("max_position_embeddings")
+    inner = keys.pop("original_max_position_embeddings", None)
+    original = theirs.get("original_max_position_embeddings", None) or inner
+    original = original or default_original or length
     readers = {"linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _long, "su": _long}
-    if kind in ("default", "mrope") and not keys:
+    if kind == "default":
+        if keys:
+            theirs.refuse(f"rope_type=default with {', '.join(keys)}, which mean nothing to it")
         return None
     if kind not in readers:
         theirs.refuse(f"rope_type={kind!r} is not known here, only {', '.join(readers)}")
-    scaling = readers[kind](keys, original, length)
+    try:
+        scaling = readers[kind](keys, original, length)
+    except KeyError as missing:
+        theirs.refuse(f"rope_type={kind} without {missing}")
+        raise
     if keys:
         theirs.refuse(f"rope_type={kind} with {', '.join(keys)}, which mean nothing here")
     return scaling

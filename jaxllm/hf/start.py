@@ -27,7 +27,7 @@ class HfStart(Config):
                 f"{self.path} is a {published.family.model_type}, which is no decoder; give one "
                 "that predicts the next token"
             )
-        return config.model_dump(mode="json", exclude_defaults=True) | {"type": config.type}
+        return config.model_dump(mode="json")
 
     def weights(
         self, config: Any, *, specs: Nested, shardings: Nested, on_progress: Progress | None = None

@@ -8,20 +8,43 @@ REQUIRED: Any = object()
 # Keys of any config.json that say nothing about what the network computes.
 INERT = frozenset(
     (
-        "_name_or_path architectures attention_dropout attention_probs_dropout_prob attn_pdrop "
-        "auto_map bos_token_id chunk_size_feed_forward classifier_dropout classifier_dropout_prob "
-        "decoder_start_token_id dropout dtype embd_pdrop eos_token_id finetuning_task "
-        "forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout "
-        "hidden_dropout_prob id2label initializer_factor initializer_range is_decoder "
-        "is_encoder_decoder keys_to_ignore_at_inference label2id layerdrop max_length model_type "
-        "num_beams output_attentions output_hidden_states output_router_logits pad_token_id "
-        "pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef "
-        "router_jitter_noise sep_token_id summary_activation summary_first_dropout "
-        "summary_proj_to_labels summary_type summary_use_proj task_specific_params "
-        "tokenizer_class torch_dtype transformers_version unk_token_id unsloth_version "
-        "use_cache "
+        "_commit_hash _name_or_path _num_labels architectures attention_dropout "
+        "attention_probs_dropout_prob attn_pdrop auto_map bad_words_ids begin_suppress_tokens "
+        "bos_token bos_token_id chunk_size_feed_forward classifier_dropout "
+        "classifier_dropout_prob cross_attention_hidden_size custom_pipelines "
+        "decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping "
+        "embd_pdrop encoder_no_repeat_ngram_size eos_token eos_token_id "
+        "exponential_decay_length_penalty finetuning_task forced_bos_token_id "
+        "forced_eos_token_id gradient_checkpointing hidden_dropout hidden_dropout_prob "
+        "id2label initializer_factor initializer_range is_decoder is_encoder_decoder "
+        "is_llama_config keys_to_ignore_at_inference label2id language layerdrop "
+        "length_penalty max_length max_sequence_length min_length model_type n_special name "
+        "no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences "
+        "output_attentions output_hidden_states output_router_logits output_scores "
+        "pad_token_id predict_special_tokens prefix pretraining_tp problem_type pruned_heads "
+        "remove_invalid_values repetition_penalty resid_pdrop return_dict "
+        "return_dict_in_generate router_aux_loss_coef router_jitter_noise "
+        "sbert_ce_default_activation_function sentence_transformers sep_token_id "
+        "summary_activation summary_first_dropout summary_proj_to_labels summary_type "
+        "summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss "
+        "tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript "
+        "transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed "
+        "unsloth_version use_bfloat16 use_cache "
     ).split()
 )
+
+# Keys that some files have beside those of their family, each with the value that changes nothing.
+OFF = {
+    "attention_bias": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "mlp_bias": False,
+    "qkv_bias": False,
+    "rope_interleaved": False,
+    "shared_expert_intermediate_size": 0,
+    "use_mrope": False,
+}
 
 
 class Theirs:
@@ -35,7 +58,10 @@ class Theirs:
         self._known: set[str] = set()
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
-        """The value of a key; ValueError if it is missing and has no default."""
+        """The value of a key; ValueError if it is missing and has no default.
+
+        A key that is null is there: what it means is the family's to say.
+        """
         self._known.add(key)
         if key not in self._raw and default is REQUIRED:
             raise ValueError(f"{self._name} has no {key!r}, which its model_type needs")
@@ -57,6 +83,13 @@ class Theirs:
                 f"{self._name}: {key}={value!r} cannot be expressed here, only {choices}"
             )
 
+    def size(self, key: str, default: Any = REQUIRED) -> int:
+        """The value of a key that is a positive whole number; ValueError if it is none."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            self.refuse(f"{key}={value!r} is no positive whole number")
+        return value
+
     def section(self, *keys: str) -> "Theirs":
         """A config inside of this one: the first of several spellings that is not null, or {}."""
         given = {key: self.get(key, None) for key in keys}
@@ -69,7 +102,10 @@ class Theirs:
 
     def check_all_read(self, inert: frozenset[str]) -> None:
         """ValueError that names every key that nothing has read."""
-        unknown = sorted(set(self._raw) - self._known - inert - INERT)
+        unread = set(self._raw) - self._known - inert - INERT
+        # A key that is null says nothing.
+        says_nothing = {key for key in unread if self._raw[key] in (None, OFF.get(key))}
+        unknown = sorted(unread - says_nothing)
         if unknown:
             raise ValueError(
                 f"{self._name} has keys that mean nothing here: "

@@ -53,11 +53,14 @@ def load(
     def weight(path: tuple, spec: WeightSpec, sharding: Any) -> jax.Array:
         row = table[".".join(str(key.key) for key in path)]
 
+        parts: dict[str, np.ndarray] = {}  # devices may hold the same
+
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            part = _read(entries, row, spec.shape, index, dtype)
-            if on_progress is not None:
-                on_progress(part.nbytes)
-            return part
+            if str(index) not in parts:
+                part = parts[str(index)] = _read(entries, row, spec.shape, index, dtype)
+                if on_progress is not None:
+                    on_progress(part.nbytes)
+            return parts[str(index)]
 
         if sharding is None:
             return jnp.asarray(read((slice(None),) * len(spec.shape)))
@@ -82,14 +85,18 @@ def _read(
         for part, size in zip(index[:stacked], shape[:stacked], strict=True)
     ]
     inner = shape[stacked:]
-    parts = [
-        view(row.notation).take(entries[row.name(place)].array(), inner)[index[stacked:]]
-        for place in itertools.product(*numbers)
-    ]
-    result = np.stack(parts) if stacked else parts[0]
     lead = tuple(len(along) for along in numbers)
-    # Not ascontiguousarray, which gives a tensor without dimensions one.
-    return np.asarray(result.reshape((*lead, *parts[0].shape)), dtype, order="C")
+    sizes = (range(*part.indices(n)) for part, n in zip(index[stacked:], inner, strict=True))
+    result = np.empty((*lead, *map(len, sizes)), dtype)
+    for at, place in zip(np.ndindex(*lead), itertools.product(*numbers), strict=True):
+        theirs = entries[row.name(place)].array()
+        if theirs.dtype.kind in "iub":
+            raise ValueError(
+                f"{row.name(place)} holds whole numbers ({theirs.dtype}), so the weights are "
+                "quantised in a way that is not read; get them in bfloat16 or float32"
+            )
+        result[at] = view(row.notation).take(theirs, inner)[index[stacked:]]
+    return result
 
 
 def _check(

@@ -12,7 +12,7 @@ from jaxllm.nn.attention import Scores
 from jaxllm.nn.latent_attention import LatentConfig
 from jaxllm.nn.moe import MoeConfig
 from jaxllm.nn.rope import Rope
-from jaxllm.nn.rope_scaling import RopeScaling
+from jaxllm.nn.rope_scaling import LongScaling, RopeScaling
 from jaxllm.parallel.axes import WeightSpec
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ class DecoderConfig(BlockConfig):
                 number = "odd" if is_whole else f"{rotated}"
                 raise ValueError(
                     f"{share}head_dim={self.head_size} is {number}; rotary positions rotate pairs"
+                )
+        if isinstance(self.rope_scaling, LongScaling):
+            pairs = Rope(1.0, self.rope_fraction).rotated_dims(self.head_size) // 2
+            given = {len(self.rope_scaling.short_factors), len(self.rope_scaling.long_factors)}
+            if given != {pairs}:
+                raise ValueError(
+                    f"rope_scaling has {sorted(given)} factors, but heads rotate {pairs} pairs; "
+                    "give one for each pair"
                 )
         if self.window is None and (self.window_pattern != (True,) or self.window_rope_theta):
             raise ValueError(

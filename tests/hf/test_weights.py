@@ -40,6 +40,8 @@ def test_each_device_reads_its_part(name):
     read = []
     params = case.load(shardings=weight_shardings(layout, case.specs), on_progress=read.append)
     jax.tree.map(np.testing.assert_array_equal, params, case.load())
+    # Four devices hold each part, which is read once.
+    assert sum(read) == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     query = params["blocks"]["layers"]["attention"]["query"]["kernel"]
     assert query.sharding.shard_shape(query.shape)[1] == query.shape[1] // 2
 

@@ -8,6 +8,7 @@ from jaxllm.hf.decoder_names import (
     FIELDS,
     MLP,
     NORMS,
+    PREFIX,
     Names,
     decoder_rows,
     ignored_tensors,
@@ -132,4 +133,5 @@ FAMILY = Family(
         | {"aux_loss_alpha", "seq_aux", "mscale"}
     ),
     ignored=_ignored,
+    prefix=PREFIX,
 )

@@ -6,6 +6,7 @@ from jaxllm.hf.base import ACTIVATIONS, Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     LLAMA,
+    PREFIX,
     decoder_rows,
     ignored_tensors,
     read_bias,
@@ -26,7 +27,7 @@ def _read(theirs: Theirs) -> dict[str, Any]:
     if activation not in ACTIVATIONS:
         theirs.refuse(f"hidden_activation={activation!r} is not known here")
     return {
-        **read_heads(theirs, default_dim=256),
+        **read_heads(theirs, default_dim=256, default_kv=16),
         **read_rope(theirs),
         **read_bias(theirs),
         "activation": ACTIVATIONS[activation],
@@ -52,4 +53,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, LLAMA),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

@@ -6,6 +6,7 @@ from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     GELU,
+    PREFIX,
     SANDWICH,
     decoder_rows,
     ignored_tensors,
@@ -25,10 +26,10 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 def _read(theirs: Theirs) -> dict[str, Any]:
     theirs.expect("use_bidirectional_attention", None, False)
-    num_layers = theirs.get("num_hidden_layers")
+    num_layers = theirs.size("num_hidden_layers")
     every_other = [layer % 2 == 0 for layer in range(num_layers)]
     return {
-        **read_heads(theirs, default_dim=256),
+        **read_heads(theirs, default_dim=256, default_kv=4),
         **read_rope(theirs),
         **read_bias(theirs),
         **read_window(theirs, default_window=4096, patterns=every_other),
@@ -67,6 +68,7 @@ FAMILY = Family(
     read=_read,
     write=_write,
     rows=lambda config: decoder_rows(config, SANDWICH),
-    inert=frozenset({"hidden_act", "cache_implementation"}),
+    inert=frozenset({"hidden_act", "cache_implementation", "sliding_window_size"}),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

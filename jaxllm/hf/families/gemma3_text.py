@@ -8,6 +8,7 @@ from jaxllm.hf.decoder_names import (
     FIELDS,
     GELU,
     HEAD_NORMS,
+    PREFIX,
     SANDWICH,
     decoder_rows,
     ignored_tensors,
@@ -27,13 +28,14 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 def _read(theirs: Theirs) -> dict[str, Any]:
     theirs.expect("use_bidirectional_attention", False, None)
+    theirs.expect("attn_logit_softcapping", None)
     period = theirs.given("sliding_window_pattern", "_sliding_window_pattern", default=6)
     theirs.get("_sliding_window_pattern", None)
-    num_layers = theirs.get("num_hidden_layers")
+    num_layers = theirs.size("num_hidden_layers")
     by_period = [(layer + 1) % period != 0 for layer in range(num_layers)]
     windowed = read_window(theirs, default_window=4096, patterns=by_period)
     return {
-        **read_heads(theirs, default_dim=256),
+        **read_heads(theirs, default_dim=256, default_kv=4),
         **_read_rope(theirs, has_windows=windowed["window"] is not None),
         **read_bias(theirs),
         **windowed,
@@ -47,10 +49,12 @@ def _read_rope(theirs: Theirs, *, has_windows: bool) -> dict[str, Any]:
     local = theirs.get("rope_local_base_freq", 10_000.0)
     scaling = theirs.get("rope_scaling", None)
     both = theirs.get("rope_parameters", None) or {}
+    if both and (scaling or set(both) - {"full_attention", "sliding_attention"}):
+        theirs.refuse("rope_parameters are for full_attention and sliding_attention, and alone")
     keys = dict(both.get("full_attention") or scaling or {})
     local_keys = dict(both.get("sliding_attention") or {})
     local = local_keys.pop("rope_theta", local)
-    if local_keys.get("rope_type", "default") != "default":
+    if local_keys.pop("rope_type", "default") != "default" or local_keys:
         theirs.refuse(f"rope_parameters of layers with a window are scaled: {local_keys}")
     return {
         "rope_theta": keys.pop("rope_theta", theta),
@@ -79,7 +83,6 @@ FAMILY = Family(
         *(field for field in FIELDS if field.ours != "activation"),
         Field("activation", "hidden_activation", "gelu_pytorch_tanh", GELU),
         Field("is_tied", "tie_word_embeddings", True),
-        Field("attention_soft_cap", "attn_logit_softcapping", None),
         Field("logit_soft_cap", "final_logit_softcapping", None),
     ),
     fixed={
@@ -94,4 +97,5 @@ FAMILY = Family(
     rows=lambda config: decoder_rows(config, (*SANDWICH, *HEAD_NORMS)),
     inert=frozenset({"cache_implementation"}),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

@@ -71,4 +71,5 @@ FAMILY = Family(
     rows=_rows,
     inert=frozenset({"n_ctx", "reorder_and_upcast_attn"}),
     ignored=_ignored,
+    prefix="transformer.",
 )

@@ -82,4 +82,5 @@ FAMILY = Family(
     write=_write,
     rows=_rows,
     ignored=_ignored,
+    prefix="gpt_neox.",
 )

@@ -6,6 +6,7 @@ from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     LLAMA,
+    PREFIX,
     decoder_rows,
     ignored_tensors,
     read_heads,
@@ -45,4 +46,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, LLAMA),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

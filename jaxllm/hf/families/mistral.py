@@ -6,6 +6,7 @@ from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     LLAMA,
+    PREFIX,
     decoder_rows,
     ignored_tensors,
     read_heads,
@@ -18,7 +19,11 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 
 def _read(theirs: Theirs) -> dict[str, Any]:
-    return {**read_heads(theirs), **read_rope(theirs), **read_window(theirs)}
+    return {
+        **read_heads(theirs, default_kv=8),
+        **read_rope(theirs),
+        **read_window(theirs, default_window=4096),
+    }
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
@@ -35,4 +40,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, LLAMA),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

@@ -7,6 +7,7 @@ from jaxllm.hf.decoder_names import (
     ATTENTION,
     FIELDS,
     NORMS,
+    PREFIX,
     Names,
     decoder_rows,
     ignored_tensors,
@@ -27,7 +28,11 @@ _EXPERTS: Names = (
 
 
 def _read(theirs: Theirs) -> dict[str, Any]:
-    return {**read_heads(theirs), **read_rope(theirs), **read_window(theirs)}
+    return {
+        **read_heads(theirs, default_kv=8),
+        **read_rope(theirs, default_theta=1e6),
+        **read_window(theirs),
+    }
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
@@ -39,7 +44,8 @@ FAMILY = Family(
     architecture="MixtralForCausalLM",
     build=DecoderConfig.model_validate,
     fields=(
-        *FIELDS,
+        *(field for field in FIELDS if field.ours != "norm_epsilon"),
+        Field("norm_epsilon", "rms_norm_eps", 1e-5),
         Field("is_tied", "tie_word_embeddings", False),
         Field("moe.num_experts", "num_local_experts", 8),
         Field("moe.top_k", "num_experts_per_tok", 2),
@@ -49,4 +55,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, (*NORMS, *ATTENTION, *_EXPERTS)),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

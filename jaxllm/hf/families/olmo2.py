@@ -7,6 +7,7 @@ from jaxllm.hf.decoder_names import (
     ATTENTION,
     FIELDS,
     MLP,
+    PREFIX,
     Names,
     decoder_rows,
     ignored_tensors,
@@ -54,4 +55,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, _BLOCK),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

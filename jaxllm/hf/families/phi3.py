@@ -7,6 +7,7 @@ from jaxllm.hf.base import Family, Field, Rows
 from jaxllm.hf.decoder_names import (
     FIELDS,
     NORMS,
+    PREFIX,
     Names,
     decoder_rows,
     ignored_tensors,
@@ -36,11 +37,12 @@ def _rows(config: DecoderConfig) -> Rows:
 
 
 def _read(theirs: Theirs) -> dict[str, Any]:
-    heads = theirs.get("num_attention_heads")
+    heads, width = theirs.size("num_attention_heads"), theirs.size("hidden_size")
+    theirs.expect("head_dim", width // heads, None)
     return {
         "num_kv_heads": theirs.get("num_key_value_heads", None) or heads,
-        "head_dim": theirs.get("hidden_size") // heads,
-        **read_rope(theirs),
+        "head_dim": width // heads,
+        **read_rope(theirs, default_original=4096),
         **read_window(theirs),
     }
 
@@ -61,11 +63,16 @@ FAMILY = Family(
     model_type="phi3",
     architecture="Phi3ForCausalLM",
     build=DecoderConfig.model_validate,
-    fields=(*FIELDS, Field("is_tied", "tie_word_embeddings", False)),
+    fields=(
+        *(field for field in FIELDS if field.ours != "norm_epsilon"),
+        Field("norm_epsilon", "rms_norm_eps", 1e-5),
+        Field("is_tied", "tie_word_embeddings", False),
+    ),
     fixed={"norm": "rms"},
     read=_read,
     write=_write,
     rows=_rows,
     inert=frozenset({"original_max_position_embeddings"}),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

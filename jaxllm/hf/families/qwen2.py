@@ -6,6 +6,7 @@ from jaxllm.hf.base import Family, Field
 from jaxllm.hf.decoder_names import (
     FIELDS,
     LLAMA,
+    PREFIX,
     decoder_rows,
     ignored_tensors,
     read_heads,
@@ -18,7 +19,7 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 
 def _read(theirs: Theirs) -> dict[str, Any]:
-    return {**read_heads(theirs), **read_rope(theirs), **read_upper_window(theirs)}
+    return {**read_heads(theirs, default_kv=32), **read_rope(theirs), **read_upper_window(theirs)}
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
@@ -39,4 +40,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, LLAMA),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

@@ -7,6 +7,7 @@ from jaxllm.hf.decoder_names import (
     FIELDS,
     HEAD_NORMS,
     LLAMA,
+    PREFIX,
     decoder_rows,
     ignored_tensors,
     read_bias,
@@ -23,7 +24,7 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 def _read(theirs: Theirs) -> dict[str, Any]:
     return {
-        **read_heads(theirs, default_dim=128),
+        **read_heads(theirs, default_dim=128, default_kv=32),
         **read_rope(theirs),
         **read_upper_window(theirs),
         **read_bias(theirs),
@@ -49,4 +50,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, (*LLAMA, *HEAD_NORMS)),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )

@@ -9,6 +9,7 @@ from jaxllm.hf.decoder_names import (
     FIELDS,
     HEAD_NORMS,
     NORMS,
+    PREFIX,
     decoder_rows,
     ignored_tensors,
     read_bias,
@@ -24,11 +25,12 @@ from jaxllm.models.decoder_config import DecoderConfig
 def _read(theirs: Theirs) -> dict[str, Any]:
     theirs.expect("decoder_sparse_step", 1)
     theirs.expect("mlp_only_layers", [], None)
+    theirs.expect("use_qk_norm", True)
     theirs.get("max_window_layers", None)
     is_windowed = theirs.get("use_sliding_window", False)
     window = theirs.get("sliding_window", None)
     return {
-        **read_heads(theirs),
+        **read_heads(theirs, default_kv=4),
         **read_rope(theirs),
         **read_bias(theirs),
         "window": window if is_windowed else None,
@@ -66,4 +68,5 @@ FAMILY = Family(
     write=_write,
     rows=lambda config: decoder_rows(config, (*NORMS, *ATTENTION, *HEAD_NORMS, *EXPERTS)),
     ignored=ignored_tensors,
+    prefix=PREFIX,
 )
