@@ -152,6 +152,9 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest continuation, in tokens.")] = 200,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Prompts are questions, in the model's chat template.")
+    ] = False,
     step: Annotated[int | None, typer.Option(help="Checkpoint; default the newest.")] = None,
 ) -> None:
     """Continue prompts with a trained model."""
@@ -168,6 +171,7 @@ def generate(
             "max_tokens": max_tokens,
         },
         step=step,
+        is_chat=chat,
     )
 
 

@@ -24,6 +24,7 @@ from jaxllm.commands.run_folder import (
 from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.hf.containment import contained
 from jaxllm.hf.model import check_empty, write_weights
 from jaxllm.hf.published import Published, open_published, read_weights
 from jaxllm.hf.registry import families
@@ -31,6 +32,7 @@ from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import spec_dict
 
+GENERATION_FILE = "generation_config.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
@@ -78,11 +80,11 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     if tokenizer is not None:
         tokenizer.save(partial / TOKENIZER_FOLDER)
     write_text(partial / PUBLISHED_FILE, json.dumps(published.raw, indent=2) + "\n")
+    if source.is_dir() and (source / GENERATION_FILE).is_file():
+        shutil.copyfile(contained(source, GENERATION_FILE), partial / GENERATION_FILE)
     write_text(partial / DATASETS_FILE, "{}\n")
     write_text(partial / CONFIG_FILE, dump_yaml(config))
-    if out.is_dir():
-        out.rmdir()
-    partial.rename(out)
+    _move(partial, out)
     console.say(
         f"{published.family.model_type} with {parts.num_params:,} parameters is in {out}\n"
         f"next: jaxllm generate {out} --prompt '...'"
@@ -119,6 +121,13 @@ def _run_config(
     return parse_config(raw, origin="the config of the imported model")
 
 
+def _move(partial: Path, out: Path) -> None:
+    """Give a complete folder its name, in place of an empty one that may be there."""
+    if out.is_dir():
+        out.rmdir()
+    partial.rename(out)
+
+
 def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
     """Write a run's weights (the averaged ones, if it has them) as a folder of Hugging Face.
 
@@ -133,8 +142,10 @@ def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> N
     if not raw and trained.tokenizer is not None:
         # One token opens documents and ends them.
         ids = dict.fromkeys(IDS[:2], trained.tokenizer.delimiter_id)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     family = write_weights(
-        out,
+        partial,
         config,
         trained.params,
         family=families().get(raw.get("model_type", "")),
@@ -145,9 +156,13 @@ def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> N
         ),
     )
     console.close()
-    if trained.tokenizer is not None:
-        write_tokenizer(trained.tokenizer, out)
+    if (run_dir / GENERATION_FILE).is_file():
+        shutil.copyfile(run_dir / GENERATION_FILE, partial / GENERATION_FILE)
+    elif trained.tokenizer is not None:
         stops = list(trained.tokenizer.stop_ids)
         generation = {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
-        write_text(out / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+        write_text(partial / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
+    if trained.tokenizer is not None:
+        write_tokenizer(trained.tokenizer, partial)
+    _move(partial, out)
     console.say(f"step {trained.step} as {family.architecture} is in {out}")

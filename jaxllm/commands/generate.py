@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from jaxllm.commands.console import Console
-from jaxllm.commands.run_folder import open_model
-from jaxllm.commands.validation import continue_prompts
+from jaxllm.commands.prompts import as_published, document, question
+from jaxllm.commands.run_folder import open_model, read_published_config
 from jaxllm.config_errors import explain
 from jaxllm.generation import Generator, Sampling
 from jaxllm.parallel import distributed
@@ -20,10 +20,12 @@ def generate(
     *,
     sampling: Mapping[str, Any],
     step: int | None = None,
+    is_chat: bool = False,
 ) -> list[str]:
     """Print each prompt with its continuation; returns the continuations.
 
-    sampling: fields of `Sampling`. ValueError for a field out of range or a folder that is no run.
+    sampling: fields of `Sampling`. is_chat: prompts are what a user says, in the chat template.
+    ValueError for a field out of range or a folder that is no run.
     """
     try:
         settings = Sampling.model_validate(sampling)
@@ -40,8 +42,11 @@ def generate(
         sampling=settings,
         layout=trained.parts.layout,
     )
-    texts = continue_prompts(generator, trained.tokenizer, trained.params, prompts)
+    is_imported = bool(read_published_config(run_dir))
+    read = question if is_chat else as_published if is_imported else document
+    ids = [read(trained.tokenizer, prompt) for prompt in prompts]
+    texts = [trained.tokenizer.decode(new) for new in generator(trained.params, ids)]
     console = Console(is_shown=distributed.is_first())
     for prompt, text in zip(prompts, texts, strict=True):
-        console.say(prompt + text)
+        console.say(f"{prompt}\n{text}" if is_chat else prompt + text)
     return texts

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxllm.commands.assembly import Assembly
 from jaxllm.commands.console import Console
+from jaxllm.commands.prompts import document
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
 from jaxllm.evaluation import (
@@ -160,7 +161,7 @@ def continue_prompts(
     generate: Generator, tokenizer: Tokenizer, params: Nested, prompts: Sequence[str]
 ) -> list[str]:
     """The continuation of each prompt as text; a delimiter opens the document, as in training."""
-    ids = [[tokenizer.delimiter_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    ids = [document(tokenizer, prompt) for prompt in prompts]
     return [tokenizer.decode(new) for new in generate(params, ids)]
 
 

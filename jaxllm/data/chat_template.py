@@ -21,7 +21,15 @@ Message = Mapping[str, Any]
 """One turn: `role`, `content`, and whatever else the template reads."""
 
 # What evaluating an expression of a template may raise, beside Jinja's own errors.
-EVALUATION = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+EVALUATION = (
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
 
 # The names under which models have put what the assistant thought; templates read any of them.
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -113,7 +121,7 @@ class ChatTemplate:
     ) -> str:
         from jinja2 import TemplateError
 
-        from jaxllm.data.chat_sandbox import clock
+        from jaxllm.data.chat_sandbox import clock, joined
 
         compiled = self._compiled(self._choose(template, given["tools"]))
         read: list[int] = []
@@ -126,10 +134,12 @@ class ChatTemplate:
             **(functions or {}),
         }
         try:
-            return compiled.render(messages=chat, **variables)
+            return joined(compiled.generate(messages=chat, **variables))
         except (TemplateError, *EVALUATION) as error:
             place = _place(messages, read)
-            raise ValueError(f"{self._name} fails{place}: {error}") from error
+            # Python says nothing of what was too large for the memory.
+            problem = str(error) or "it needs more memory than there is"
+            raise ValueError(f"{self._name} fails{place}: {problem}") from error
 
     def _choose(self, template: str | None, tools: object) -> str:
         if template is None:
@@ -151,6 +161,11 @@ class ChatTemplate:
         except TemplateSyntaxError as error:
             raise ValueError(
                 f"{self._name} is not a Jinja template: line {error.lineno}: {error.message}"
+            ) from error
+        except (SyntaxError, *EVALUATION) as error:
+            # Python's own limits: of nested blocks and expressions, of digits of a number.
+            raise ValueError(
+                f"{self._name} is too deep or too large to be compiled: {error}"
             ) from error
 
 

@@ -10,7 +10,7 @@ Source: the format's own description, https://github.com/ggml-org/ggml/blob/mast
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,11 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether `array` has nothing to decode."""
+        return PLAIN.get(self.kind) == np.float32
+
     def array(self) -> np.ndarray:
         """The tensor, float32."""
         if self.kind in PLAIN:
@@ -51,6 +56,30 @@ class StoredTensor(NamedTuple):
         row = self.shape[-1] // blocks.length * blocks.size
         mapped = np.memmap(self.file, np.uint8, "r", self.start, (*self.shape[:-1], row))
         return dequantize(mapped, GGMLQuantizationType(self.kind))
+
+
+class Decoded:
+    """The arrays that were decoded last, of at most `limit` bytes together.
+
+    Each device asks for its part of a tensor, and a part cannot be decoded without the rest.
+    """
+
+    def __init__(self, limit: int = 256 * 2**20):
+        self.limit = limit
+        self._arrays: dict[Hashable, np.ndarray] = {}  # the one that was asked for last is last
+
+    def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of a key, which nobody may change."""
+        array = self._arrays.pop(key, None)
+        if array is None:
+            array = decode()
+            array.flags.writeable = False
+        # One that is too large would push out all others, and then itself.
+        if array.nbytes <= self.limit:
+            self._arrays[key] = array
+        while sum(kept.nbytes for kept in self._arrays.values()) > self.limit:
+            del self._arrays[next(iter(self._arrays))]
+        return array
 
 
 class GgufFile(NamedTuple):

@@ -4,6 +4,7 @@ B rows, T length, C channels, H height, W width.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxllm.hf.base import Family
+from jaxllm.hf.containment import contained
 from jaxllm.hf.published import abstract_module, open_published, read_weights
 from jaxllm.hf.registry import family_that_expresses
 from jaxllm.hf.tensor_files import write_folder
@@ -29,6 +31,20 @@ DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
 }
 # What a config.json says beside the network: ids that generation and batches go by.
+# Files beside the weights, of texts and images and of generation.
+_BESIDE = (
+    "generation_config.json",
+    "*tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "vocab.*",
+    "merges.txt",
+    "*.spm",
+    "*.model",
+    "*.tiktoken",
+    "preprocessor_config.json",
+)
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 
 
@@ -36,7 +52,7 @@ class Model:
     """A network of any family with its weights.
 
     config: ours. params: the weights, a nested dict. family: whose names they have there.
-    published: the config.json that it was read from, or {}.
+    published: the config.json that it was read from, or {}. folder: where it was read from.
     """
 
     def __init__(
@@ -46,12 +62,14 @@ class Model:
         *,
         family: Family,
         published: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
         layout: Layout | None = None,
     ):
         self.config = config
         self.params = params
         self.family = family
         self.published = dict(published or {})
+        self.folder = folder
         self.layout = layout
         self.module = abstract_module(config)
         self._run = jax.jit(self.apply)
@@ -87,6 +105,8 @@ def load_model(
     part; None is one device. on_progress: called with the bytes read. ValueError for an unknown
     family, an option that cannot be expressed, or tensors that are not as config.json says.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} is not known; give float32 or bfloat16")
     published = open_published(Path(folder))
     config = _in_precision(published.config, dtype)
     specs = spec_dict(abstract_module(config))
@@ -100,7 +120,14 @@ def load_model(
         dtype=DTYPES[dtype],
         on_progress=on_progress,
     )
-    return Model(config, params, family=published.family, published=published.raw, layout=layout)
+    return Model(
+        config,
+        params,
+        family=published.family,
+        published=published.raw,
+        folder=published.path,
+        layout=layout,
+    )
 
 
 def _in_precision(config: Any, dtype: Dtype) -> Any:
@@ -123,7 +150,8 @@ def save_model(
 ) -> None:
     """Write a folder that `transformers` opens: config.json and safetensors, in shards.
 
-    ValueError for a folder that has something in it.
+    What lies beside the weights in the folder that it was loaded from, tokenizer and settings of
+    generation, is copied as it is. ValueError for a folder that has something in it.
     """
     folder = Path(folder)
     check_empty(folder)
@@ -138,6 +166,10 @@ def save_model(
         max_shard_bytes=max_shard_bytes,
         on_progress=on_progress,
     )
+    if model.folder is not None and model.folder.is_dir():
+        for pattern in _BESIDE:
+            for path in sorted(model.folder.glob(pattern)):
+                shutil.copyfile(contained(model.folder, path.name), folder / path.name)
 
 
 def check_empty(folder: Path) -> None:

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from jaxllm.hf.base import Family
+from jaxllm.hf.containment import contained
 from jaxllm.hf.gguf import open_gguf
 from jaxllm.hf.registry import family_of
-from jaxllm.hf.tensor_files import inside, read_folder
+from jaxllm.hf.tensor_files import read_folder
 from jaxllm.hf.weights import FLOAT32, Progress, load
 from jaxllm.nn.param import Nested
 
@@ -74,7 +75,7 @@ def read_weights(
 
 def read_published(folder: Path) -> tuple[dict[str, Any], Family]:
     """The config.json of a folder, and the family that it is of. ValueError if there is none."""
-    path = inside(folder, "config.json")
+    path = contained(folder, "config.json")
     if not path.is_file():
         raise ValueError(f"{folder} is no model folder: it has no config.json")
     try:

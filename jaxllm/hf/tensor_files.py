@@ -7,13 +7,18 @@ Source: the format's own description, https://github.com/huggingface/safetensors
 """
 
 import json
+import math
 import os
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from jaxllm.hf.containment import contained
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DTYPES: dict[str, Any] = {
@@ -31,6 +36,8 @@ _DTYPES: dict[str, Any] = {
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 
+inside = contained  # by which other modules know it
+
 
 class Entry(NamedTuple):
     """Where a tensor lies. start: its first byte in the file."""
@@ -39,6 +46,11 @@ class Entry(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     start: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it has floating-point numbers, of a kind that is read here or of another."""
+        return self.dtype.startswith(("F", "BF"))
 
     def array(self) -> np.ndarray:
         """The tensor, mapped. ValueError for a dtype that numpy has no word for."""
@@ -58,14 +70,15 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 
     ValueError for a folder without any, an index that names a missing file, or a broken file.
     """
-    index = folder / INDEX
+    index, single = contained(folder, INDEX), contained(folder, SINGLE)
     if not index.is_file():
-        if not (folder / SINGLE).is_file():
+        if not single.is_file():
             raise ValueError(_why_none(folder))
-        return read_file(inside(folder, SINGLE))
-    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    files = {name: inside(folder, name) for name in sorted(set(named.values()))}
-    missing = [name for name, file in files.items() if not file.is_file()]
+        return read_file(single)
+    named = _read_index(index)
+    files = {name: contained(folder, name) for name in sorted(set(named.values()))}
+    # Not Path.is_file, which raises OSError for a name that is too long.
+    missing = [name for name, file in files.items() if not os.path.isfile(file)]
     if missing:
         raise ValueError(
             f"{index} names files that are not there: {', '.join(missing)}; get them too"
@@ -80,42 +93,104 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 
 
 def read_file(file: Path) -> dict[str, Entry]:
-    """The tensors of one file. ValueError if it is truncated or no such file."""
+    """The tensors of one file. ValueError if it is truncated, damaged, or no such file."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise ValueError(f"{file} is truncated or no safetensors file: it has {size} bytes")
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError as error:
-            raise ValueError(f"{file} is no safetensors file: its header is no JSON") from error
+        header = _parse(opened.read(length), f"{file} is no safetensors file: its header")
     header.pop("__metadata__", None)
-    entries = {}
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        start = 8 + length + first
-        if 8 + length + last > size:
+    data = 8 + length
+    ranges = {name: _range(file, name, entry) for name, entry in header.items()}
+    _check_ranges(file, ranges, data=data, size=size)
+    return {
+        name: Entry(file, entry["dtype"], tuple(entry["shape"]), data + ranges[name][0])
+        for name, entry in header.items()
+    }
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """The name of the file of each tensor. ValueError for an index that does not say it."""
+    named = _parse(index.read_bytes(), str(index)).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise ValueError(
+            f"{index} is damaged: its weight_map must give each tensor the name of a file, and is "
+            f"{reprlib.repr(named)}; get it anew"
+        )
+    return named
+
+
+def _parse(content: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that `name` is. ValueError for anything else, and for keys that are twice."""
+    repeated: list[str] = []
+
+    def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated.extend(key for key, times in Counter(k for k, _ in pairs).items() if times > 1)
+        return found
+
+    try:
+        value = json.loads(content, object_pairs_hook=to_dict)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is a {type(value).__name__}, not an object")
+    if repeated:
+        # Readers differ in which of the two they take.
+        raise ValueError(f"{name} has the same name twice: {', '.join(repeated[:8])}")
+    return value
+
+
+def _range(file: Path, name: str, entry: Any) -> tuple[int, int]:
+    """Where a tensor lies in the data, by its entry of the header. ValueError for a broken one."""
+    given: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    values: list[Any] = [given.get(key) for key in ("dtype", "shape", "data_offsets")]
+    dtype, shape, offsets = values
+    is_whole = isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(offsets)
+    if not is_whole or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(
+            f"{file} is damaged: its header says of {name} {reprlib.repr(entry)}, and must give a "
+            "dtype, a shape, and data_offsets that do not fall; get it anew"
+        )
+    first, last = offsets
+    # Types that are not known here are refused when they are read.
+    if dtype in _DTYPES:
+        expected = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+        if last - first != expected:
             raise ValueError(
-                f"{file} is truncated: {name} ends at byte {8 + length + last} of {size}; "
-                "get it anew"
+                f"{file} is damaged: {name} of {dtype} and shape {reprlib.repr(shape)} needs "
+                f"{expected} bytes and has {last - first}; get it anew"
             )
-        entries[name] = Entry(file, entry["dtype"], tuple(entry["shape"]), start)
-    return entries
+    return first, last
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The file of that name in a folder. ValueError if it would lie elsewhere."""
-    file = folder / name
-    is_named_inside = name and not Path(name).is_absolute() and ".." not in Path(name).parts
-    # Caches of downloads link each file of a model to the folder of its blobs, two levels up.
-    blobs = folder.resolve().parent.parent / "blobs"
-    target = file.resolve()
-    if not is_named_inside or not (
-        target.is_relative_to(folder.resolve()) or target.is_relative_to(blobs)
-    ):
-        raise ValueError(f"{folder} names a file outside of it: {name!r}")
-    return file
+def _are_sizes(values: Any) -> bool:
+    """Whether a JSON value is a list of whole numbers that are not negative."""
+    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
+
+
+def _check_ranges(file: Path, ranges: dict[str, tuple[int, int]], *, data: int, size: int) -> None:
+    """ValueError unless each byte of the data is of one tensor, as the format demands.
+
+    data: the first byte of the data. size: how many bytes the file has.
+    """
+    at, before = 0, "the header"
+    for name, (first, last) in sorted(ranges.items(), key=lambda item: item[1]):
+        if data + last > size:
+            raise ValueError(
+                f"{file} is truncated: {name} ends at byte {data + last} of {size}; get it anew"
+            )
+        if first != at:
+            what = "overlap" if first < at else f"have {first - at} bytes between that are of none"
+            raise ValueError(f"{file} is damaged: {before} and {name} {what}; get it anew")
+        at, before = last, name
+    if data + at != size:
+        raise ValueError(
+            f"{file} is damaged: {size - data - at} bytes behind {before} are of no tensor; "
+            "get it anew"
+        )
 
 
 def _why_none(folder: Path) -> str:

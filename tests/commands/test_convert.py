@@ -1,6 +1,7 @@
 """Published models in, trained ones out, and training that starts from them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,16 +9,19 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from hf.published import names as recorded_names
 from hf.published import published as recorded
+from hf.test_decoders import DECODERS
 
 from jaxllm.commands.convert import export_model, import_model
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.generate import generate
-from jaxllm.commands.run_folder import open_model
+from jaxllm.commands.run_folder import open_model, read_config
 from jaxllm.data import load_tokenizer
 from jaxllm.data.tokenizer import ByteTokenizer
 from jaxllm.hf.model import load_model, write_weights
 from jaxllm.hf.start import HfStart
+from jaxllm.hf.tensor_files import read_folder
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.nn.param import param_dict
 
@@ -80,7 +84,7 @@ def test_an_imported_model_goes_out_bit_for_bit(published, imported, tmp_path):
 def test_an_imported_model_generates_what_the_model_says(published, imported):
     (text,) = generate(imported, ["the "], sampling={"temperature": 0.0, "max_tokens": 6})
     model, tokenizer = load_model(published), find_tokenizer(published, vocab_size=VOCAB)
-    ids = [tokenizer.delimiter_id, *tokenizer.encode("the ").tolist()]
+    ids = tokenizer.encode_with_specials("the ").ids.tolist()
     prompt = len(ids)
     for _ in range(6):
         logits = np.asarray(model(np.array([ids], np.int32)))[0, -1, :257]
@@ -96,6 +100,36 @@ def test_an_imported_model_is_scored_on_text(imported, tmp_path):
     (score,) = evaluate(imported, data=[str(tmp_path / "a.txt")]).values()
     assert score.raw_bytes == 38 * 20
     assert 4 < score.loss < 9  # random weights, 257 tokens: about log 257
+
+
+@pytest.mark.parametrize("name", recorded_names(*DECODERS))
+def test_every_decoder_comes_in_and_goes_out(name, tmp_path, capsys):
+    """With what its config.json says: scalings of positions, windows, experts."""
+    case = recorded(name)
+    folder = case.write(tmp_path / "theirs")
+    # Their sizes divide over no eight devices.
+    import_model(folder, tmp_path / "run", ["parallel.layout=replicated"])
+    assert read_config(tmp_path / "run").model == case.config
+    assert HfStart(path=str(folder)).model() == case.config.model_dump(mode="json")
+    export_model(tmp_path / "run", tmp_path / "out", step=None, dtype="float32")
+    before, after = read_folder(folder), read_folder(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for tensor, entry in before.items():
+        np.testing.assert_array_equal(after[tensor].array(), entry.array(), err_msg=tensor)
+
+
+def test_a_question_is_put_in_the_chat_template(published, imported, tmp_path):
+    with pytest.raises(ValueError, match="--chat needs a chat template"):
+        generate(imported, ["hi"], sampling={}, is_chat=True)
+    folder = tmp_path / "chat"
+    shutil.copytree(published, folder)
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[answer] "
+    (folder / "chat_template.jinja").write_text(template)
+    import_model(folder, tmp_path / "run", [])
+    greedy = {"temperature": 0.0, "max_tokens": 4}
+    (answer,) = generate(tmp_path / "run", ["hi"], sampling=greedy, is_chat=True)
+    (written,) = generate(tmp_path / "run", ["[user] hi [answer] "], sampling=greedy)
+    assert answer == written
 
 
 def test_without_data_it_says_what_to_give(imported):

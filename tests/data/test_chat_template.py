@@ -126,3 +126,70 @@ def test_a_broken_template_is_an_error_when_it_is_used():
     for _ in range(2):
         with pytest.raises(ValueError, match=r"^x/chat_template\.jinja is not a Jinja template: l"):
             shape.render(HI)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{{ 10**10 * 'a' }}",
+        "{{ [0] * 10**10 }}",
+        "{{ 10 ** (10**9) }}",
+        "{% set n = namespace(x=3) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '%(x)-9999999999d' % {'x': 1} }}",
+        "{{ '%.9999999999f' % 1 }}",
+        "{{ '%*d' % (9999999999, 1) }}",
+        "{{ '%*d' | format(9999999999, 1) }}",
+        "{{ '{:9999999999}'.format(1) }}",
+        "{{ '{:{w}}'.format(1, w='9999999999') }}",
+        "{{ '{x:9999999999}'.format_map({'x': 1}) }}",
+        "{{ ('{:9999999999}' | safe).format(1) }}",
+        "{{ 'a'.center(9999999999) }}",
+        "{{ 'a'.ljust(9999999999, '-') }}",
+        "{{ '\t'.expandtabs(tabsize=9999999999) }}",
+        "{{ 'a' | center(9999999999) }}",
+        "{{ ['a'] | map('center', 9999999999) | list }}",
+        "{{ 'a' | indent(9999999999, true) }}",
+        "{{ [1] | batch(9999999999, 0) | list }}",
+        "{{ messages | tojson(indent=9999999999) }}",
+        "{% for i in range(9999) %}{{ 'a' * 10000 }}{% endfor %}",
+    ],
+)
+def test_what_would_fill_the_memory_is_refused(source):
+    with pytest.raises(ValueError, match=r"fails.*more than (50000000 c|10000 bits)"):
+        template(source).render(HI)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ '-' * 3 }}{{ 2 * 3.5 }}{{ 2 ** 10 }}{{ 7 % 4 }}{{ [0] * 2 }}", "---7.010243[0, 0]"),
+        ("{{ '%5.1f|%-3s|%%|%*d' % (2.25, 'a', 3, 1) }}", "  2.2|a  |%|  1"),
+        ("{{ '%s 99999999999 %s' | format(99999999999, 'a') }}", "99999999999 99999999999 a"),
+        ("{{ '%(x)s' | format(x=1) }}", "1"),
+        ("{{ '{:>4}{x}{:{w}}|'.format('a', 'b', x=99999999999, w=2) }}", "   a99999999999b |"),
+        ("{{ '{x}'.format_map({'x': 1}) }}{{ ('{}' | safe).format('<') }}", "1&lt;"),
+        ("{{ 'a'.center(3) }}{{ 'a' | center(3) }}{{ 'a'.zfill(2) }}", " a  a 0a"),
+        ("{{ {'a': 99999999999} | tojson(indent=1) }}", '{\n "a": 99999999999\n}'),
+    ],
+)
+def test_what_is_of_a_usual_size_is_as_ever(source, text):
+    assert template(source).render(HI) == text
+
+
+def test_what_exhausts_memory_or_the_stack_is_an_error_of_the_template(monkeypatch):
+    def exhaust(*_):
+        raise MemoryError
+
+    endless = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"
+    with pytest.raises(ValueError, match="the chat template fails: maximum recursion depth"):
+        template(endless).render(HI)
+    with pytest.raises(ValueError, match="is too deep or too large to be compiled: maximum rec"):
+        template("{{ " + "(" * 9999 + ")" * 9999 + " }}").render(HI)
+    blocks = "{% for x in y %}" * 30 + "{% endfor %}" * 30
+    with pytest.raises(ValueError, match="is too deep or too large to be compiled: too many"):
+        template(blocks).render(HI)
+    monkeypatch.setattr("jaxllm.data.chat_sandbox.to_json", exhaust)
+    with pytest.raises(ValueError, match=r"message 0 \(user\): it needs more memory than there"):
+        template("{{ messages[0].role | tojson }}").render(HI)

@@ -255,3 +255,38 @@ def test_only_quantised_tensors_need_the_package(tmp_path, monkeypatch):
     loaded(open_gguf(tmp_path / "F16.gguf"))
     with pytest.raises(ValueError, match=r"pip install 'jaxllm\[gguf\]'"):
         open_gguf(tmp_path / "Q4_0.gguf")
+
+
+def test_what_is_read_again_is_not_decoded_again(tmp_path, monkeypatch):
+    write(tmp_path / "m.gguf", TINY, converted(tiny(), TINY), kind="Q8_0")
+    calls, decode = [], gguf.quants.dequantize
+    monkeypatch.setattr(gguf.quants, "dequantize", lambda *a: calls.append(a) or decode(*a))
+    entries = open_gguf(tmp_path / "m.gguf").tensors
+    calls.clear()  # which types are decoded was tried
+    layers = [f"model.layers.{i}.self_attn.{p}_proj.weight" for i in range(2) for p in "qv"]
+    first = {name: entries[name].array() for name in layers}
+    assert len(calls) == len(layers)
+    for name in layers * 3:
+        again = entries[name].array()
+        np.testing.assert_array_equal(again, first[name])
+        assert not again.flags.writeable
+    assert len(calls) == len(layers)
+    open_gguf(tmp_path / "m.gguf").tensors[layers[0]].array()
+    assert len(calls) == len(layers) + 1  # another model has arrays of its own
+
+
+def test_decoded_arrays_are_bounded():
+    decoded, made = gguf_file.Decoded(limit=100), []
+
+    def get(key, size):
+        return decoded.get(key, lambda: made.append(key) or np.zeros(size, np.uint8))
+
+    for key, size in (("a", 40), ("b", 40), ("a", 40), ("c", 40), ("a", 40), ("b", 40)):
+        assert get(key, size).nbytes == size
+    assert made == ["a", "b", "c", "b"]  # `a` was asked for later than `b` when `c` came
+    get("huge", 101)
+    get("huge", 101)
+    assert made[4:] == ["huge", "huge"]
+    get("a", 40)
+    get("b", 40)
+    assert len(made) == 6

@@ -1,19 +1,22 @@
 import json
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from jaxllm.hf.containment import contained
 from jaxllm.hf.tensor_files import (
     INDEX,
     SINGLE,
     Tensor,
-    inside,
     read_file,
     read_folder,
     write_folder,
 )
+from jaxllm.hf.tokenizer_folder import TokenizerFolder
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -91,10 +94,134 @@ def test_an_index_that_names_a_missing_shard(tmp_path):
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/../../x", ""])
+def entry(shape, *offsets, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": list(offsets)}
+
+
+def with_header(file, header, size):
+    """A file with that header, a value or its text, and so many bytes of data."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * size)
+    return file
+
+
+ONE = entry([2], 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[]", "header is a list, not an object"),
+        ("[" * 100_000 + "]" * 100_000, "header is no JSON: .*recursion"),
+        (f'{{"a": {json.dumps(ONE)}, "a": {json.dumps(ONE)}}}', "has the same name twice: a"),
+        ({"a": 5}, "says of a 5, and must give"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, "says of a {"),
+        ({"a": {"shape": [2], "data_offsets": [0, 8]}}, "says of a {"),
+        ({"a": entry(2, 0, 8)}, "says of a {"),
+        ({"a": entry([2.0], 0, 8)}, "says of a {"),
+        ({"a": entry([True, 2], 0, 8)}, "says of a {"),
+        ({"a": entry([-2, -1], 0, 8)}, "says of a {"),
+        ({"a": entry([2], -8, 0)}, "says of a {"),
+        ({"a": entry([2], "0", "8")}, "says of a {"),
+        ({"a": entry([2], 0, 4, 8)}, "says of a {"),
+        ({"a": entry([2], 8, 0)}, "says of a {"),
+        ({"a": entry([2], 0, 8, dtype=None)}, "says of a {"),
+        ({"a": entry([3], 0, 8)}, r"a of F32 and shape \[3\] needs 12 bytes and has 8"),
+        ({"a": entry([2**62, 4], 0, 8)}, "needs 73786976294838206464 bytes"),
+        ({"a": ONE, "b": ONE}, "a and b overlap"),
+        ({"a": entry([2], 0, 6, dtype="F4"), "b": entry([1], 4, 8)}, "a and b overlap"),
+        ({"a": entry([1], 4, 8)}, "the header and a have 4 bytes between that are of none"),
+        ({"a": entry([1], 0, 4)}, "4 bytes behind a are of no tensor"),
+        ({}, "8 bytes behind the header are of no tensor"),
+    ],
+)
+def test_headers_that_are_damaged(tmp_path, header, message):
+    file = with_header(tmp_path / "broken.safetensors", header, size=8)
+    with pytest.raises(ValueError, match=rf"broken\.safetensors.*{message}"):
+        read_file(file)
+    if "twice" not in message:
+        with pytest.raises((SafetensorError, OverflowError)):
+            load_file(file)
+
+
+def test_headers_that_are_right(tmp_path):
+    kinds = {"b": entry([2], 0, 2, dtype="F8_E4M3"), "a": entry([3], 2, 8, dtype="I16")}
+    header = {"__metadata__": {"a": "b"}, "e": entry([0, 2], 2, 2), **kinds}
+    entries = read_file(with_header(tmp_path / SINGLE, header, size=8))
+    assert {name: entry.is_float for name, entry in entries.items()} == {
+        "e": True,
+        "b": True,
+        "a": False,
+    }
+    assert entries["a"].array().tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="has tensors of F8_E4M3; only F64"):
+        entries["b"].array()
+    assert read_file(with_header(tmp_path / SINGLE, {}, size=0)) == {}
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "index.json is no JSON"),
+        ("[" * 100_000, "index.json is no JSON"),
+        ("3", "index.json is a int, not an object"),
+        ('{"metadata": {}}', "its weight_map must give each tensor the name of a file, and is Non"),
+        ('{"weight_map": ["a"]}', r"and is \['a'\]"),
+        ('{"weight_map": {"a": 1}}', "and is {'a': 1}"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "has the same name twice: a"),
+        (json.dumps({"weight_map": {"a": "x" * 999}}), "files that are not there: xxx"),
+    ],
+)
+def test_an_index_that_is_damaged(tmp_path, index, message):
+    (tmp_path / INDEX).write_text(index)
+    with pytest.raises(ValueError, match=message):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/../../x", "", ".", "a\0b"])
 def test_no_file_outside_of_the_folder(tmp_path, name):
-    with pytest.raises(ValueError, match="outside"):
-        inside(tmp_path, name)
+    with pytest.raises(ValueError, match="is not inside of it; copy the file there"):
+        contained(tmp_path, name)
+    with pytest.raises(ValueError, match="is not inside of it"):
+        TokenizerFolder(tmp_path).find(name)
+
+
+@pytest.mark.parametrize("name", [INDEX, SINGLE])
+def test_the_first_file_is_no_link_to_elsewhere_either(tmp_path, name):
+    outside, folder = tmp_path / "secret", tmp_path / "model"
+    folder.mkdir()
+    save_file(ARRAYS, outside)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(ValueError, match=r"leads to .*secret, outside of its folder; copy"):
+        read_folder(folder)
+
+
+def test_blobs_are_followed_only_from_the_snapshots_of_the_hub(tmp_path):
+    def linked(parent):
+        """A folder whose file is a link to the blobs that are two levels up."""
+        folder, blobs = tmp_path / parent / "x", tmp_path / Path(parent).parent / "blobs"
+        folder.mkdir(parents=True)
+        blobs.mkdir(parents=True, exist_ok=True)
+        save_file(ARRAYS, blobs / "0")
+        for name in (SINGLE, "vocab.txt"):
+            (folder / name).symlink_to(blobs / "0")
+        return folder
+
+    cached, other = linked("hub/snapshots"), linked("models/new")
+    (tmp_path / "link").symlink_to(cached)
+    for folder in (cached, tmp_path / "link"):
+        assert read_folder(folder).keys() == ARRAYS.keys()
+        assert TokenizerFolder(folder).read("vocab.txt")
+    for read in (read_folder, lambda folder: TokenizerFolder(folder).find("vocab.txt")):
+        with pytest.raises(ValueError, match="outside of its folder"):
+            read(other)
+
+
+def test_links_in_a_circle_are_no_file(tmp_path):
+    (tmp_path / SINGLE).symlink_to(tmp_path / SINGLE)
+    assert TokenizerFolder(tmp_path).find(SINGLE) is None
+    with pytest.raises(ValueError, match="has no weights"):
+        read_folder(tmp_path)
 
 
 def test_links_do_not_leave_the_folder_either(tmp_path):
