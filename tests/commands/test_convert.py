@@ -123,7 +123,9 @@ def test_a_question_is_put_in_the_chat_template(published, imported, tmp_path):
         generate(imported, ["hi"], sampling={}, is_chat=True)
     folder = tmp_path / "chat"
     shutil.copytree(published, folder)
-    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[answer] "
+    template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[answer] "
+    )
     (folder / "chat_template.jinja").write_text(template)
     import_model(folder, tmp_path / "run", [])
     greedy = {"temperature": 0.0, "max_tokens": 4}

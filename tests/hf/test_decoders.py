@@ -39,30 +39,33 @@ def by_pace(cases):
 
 @cache
 def answers(name):
-    """Logits, loss and gradients of a case, its losses' function beside them."""
+    """Weights, (hidden, logits), loss and gradients of a case, and what computed them."""
     case = published(name)
     tokens, mask = case.reference["input_ids"], case.reference["attention_mask"]
 
     def loss(params):
-        logits = bind(case.module, params)(tokens, segment_ids_BT=mask)
+        model = bind(case.module, params)
+        hidden, _ = model.hidden(tokens, segment_ids_BT=mask)
+        logits = model.logits(hidden)
         log_p = jax.nn.log_softmax(logits[:, :-1])
         nll = -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
         is_scored = mask[:, 1:]  # the last of a row has a padded target
-        return jnp.sum(nll * is_scored) / jnp.sum(is_scored), logits
+        return jnp.sum(nll * is_scored) / jnp.sum(is_scored), (hidden, logits)
 
     differentiate = fast(jax.value_and_grad(loss, has_aux=True))
     params = case.load()
-    (value, logits), gradients = differentiate(params)
-    return params, np.asarray(logits), float(value), gradients, differentiate
+    (value, outputs), gradients = differentiate(params)
+    return params, outputs, float(value), gradients, differentiate
 
 
 @pytest.mark.parametrize("name", by_pace(CASES))
 def test_logits_loss_and_gradients_equal(name):
     case = published(name)
-    _, logits, loss, gradients, _ = answers(name)
+    _, outputs, loss, gradients, _ = answers(name)
     is_real = case.reference["attention_mask"][..., None] > 0
-    error = np.abs(np.where(is_real, logits, 0) - case.reference["logits"]).max()
-    assert error <= case.noise("logits")
+    for key, found in zip(("last_hidden_state", "logits"), outputs, strict=True):
+        error = np.abs(np.where(is_real, found, 0) - case.reference[key]).max()
+        assert error <= case.noise(key), key
     # A mean of 47 logs, each rounded like the logits.
     assert abs(loss - case.reference["loss"]) <= case.noise("logits")
     found = {
@@ -94,7 +97,10 @@ def test_adamw_takes_the_same_steps(name):
     np.testing.assert_allclose(losses, expected, rtol=0, atol=case.noise("adamw_losses") + 1e-5)
 
 
-@pytest.mark.parametrize("name", GENERATING)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in GENERATING else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_greedy_texts_equal(name):
     case = published(name)
     lengths = case.reference["greedy_prompt_lengths"]
