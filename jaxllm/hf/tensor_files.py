@@ -36,8 +36,6 @@ _DTYPES: dict[str, Any] = {
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 
-inside = contained  # by which other modules know it
-
 
 class Entry(NamedTuple):
     """Where a tensor lies. start: its first byte in the file."""
