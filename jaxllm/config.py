@@ -231,6 +231,11 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
     try:
         return {**raw, "model": _merged(start.model(), given)}
     except ValueError as error:
+        # A run that has its own weights by now goes on without the folder that it started from.
+        saved = Path(str(raw.get("run_dir"))).expanduser() / "config.yaml"
+        if saved.is_file():
+            own = yaml.safe_load(saved.read_text(encoding="utf-8"))["model"]
+            return {**raw, "model": _merged(own, given)}
         raise ValueError(f"{origin}: init_from: {error}") from None
 
 

@@ -27,21 +27,29 @@ class RunStart(Config):
             raise ValueError(f"init_from.path: {self.path} is no run folder; it has no config.yaml")
         return yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
 
-    def weights(self, abstract: Any) -> Any:
-        """The weights in the shapes and shardings of `abstract`.
-
-        ValueError for a run without that checkpoint, or of another architecture.
-        """
+    def check(self, abstract: Any) -> None:
+        """ValueError for a run without that checkpoint, or of another architecture."""
         with CheckpointStore(Path(self.path).expanduser() / "checkpoints") as store:
-            steps = store.steps()
-            if not steps or (self.step is not None and self.step not in steps):
-                which = "" if self.step is None else f" of step {self.step}"
-                raise ValueError(
-                    f"init_from: {self.path} has no checkpoint{which}; it has {steps or 'none'}"
-                )
-            step = steps[-1] if self.step is None else self.step
-            is_averaged = store.has_average(step)
-            item = {"weights": abstract} | ({"ema": abstract} if is_averaged else {})
-            saved = store.restore(step, "params", item)
+            step = self._step(store)
+            store.check_shapes(step, "params", self._item(store, step, abstract))
+
+    def weights(self, abstract: Any) -> Any:
+        """The weights in the shapes and shardings of `abstract`. ValueError as `check`."""
+        with CheckpointStore(Path(self.path).expanduser() / "checkpoints") as store:
+            step = self._step(store)
+            saved = store.restore(step, "params", self._item(store, step, abstract))
         jax.block_until_ready(saved)
-        return saved["ema" if is_averaged else "weights"]
+        return saved.get("ema", saved["weights"])
+
+    @staticmethod
+    def _item(store: CheckpointStore, step: int, abstract: Any) -> dict[str, Any]:
+        return {"weights": abstract} | ({"ema": abstract} if store.has_average(step) else {})
+
+    def _step(self, store: CheckpointStore) -> int:
+        steps = store.steps()
+        if not steps or (self.step is not None and self.step not in steps):
+            which = "" if self.step is None else f" of step {self.step}"
+            raise ValueError(
+                f"init_from: {self.path} has no checkpoint{which}; it has {steps or 'none'}"
+            )
+        return steps[-1] if self.step is None else self.step

@@ -140,7 +140,7 @@ class CheckpointStore:
         import orbax.checkpoint as ocp
 
         target = flatten(abstract) if item == "opt" else abstract
-        self._check_shapes(step, item, target)
+        self.check_shapes(step, item, target)
         restore_args = jax.tree.map(
             lambda leaf: ocp.ArrayRestoreArgs(
                 sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
@@ -166,7 +166,8 @@ class CheckpointStore:
                 str(self.folder),
             )
 
-    def _check_shapes(self, step: int, item: str, target: Any) -> None:
+    def check_shapes(self, step: int, item: str, target: Any) -> None:
+        """ValueError if the checkpoint has other arrays than `target`."""
         saved = self._manager.item_metadata(step)[item].tree
         saved_shapes = {path: tuple(leaf.shape) for path, leaf in flatten(saved).items()}
         asked_shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}

@@ -98,7 +98,7 @@ def _run_config(
     model = published.config.model_dump(mode="json")
     length = min(published.config.max_length, 1024)
     raw: dict[str, Any] = {
-        "run_dir": str(out),
+        "run_dir": str(out.absolute()),
         "model": model,
         "data": {"sequence_length": length, "global_batch_size": 8},
         # Usual for training on: a tenth of what pretraining of this size takes.
@@ -117,6 +117,8 @@ def _run_config(
             "delimiter": tokenizer.delimiter,
         }
     for override in overrides:
+        if override.partition("=")[0].strip() in ("run_dir", "init_from"):
+            raise ValueError(f"override {override!r}: the run folder is {out}, with its weights")
         apply_override(raw, override)
     return parse_config(raw, origin="the config of the imported model")
 

@@ -9,6 +9,7 @@ from jaxllm.commands.assembly import Assembly, initial_state, state_of
 from jaxllm.commands.console import Console
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
 from jaxllm.config import RunConfig
+from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.training.state import TrainState
 
@@ -34,6 +35,18 @@ def first_state(
     return jax.jit(make, out_shardings=shardings, donate_argnums=0)(params)
 
 
+def check_start(config: RunConfig, parts: Assembly) -> None:
+    """ValueError for weights of init_from that do not fit the model, before any are read."""
+    if isinstance(config.init_from, RunStart):
+        config.init_from.check(unfolded_shapes(parts.state.params))
+    elif config.init_from is not None:
+        config.init_from.check(_natural_model(config, parts), specs=spec_dict(parts.model))
+
+
+def _natural_model(config: RunConfig, parts: Assembly) -> DecoderConfig:
+    return config.model.model_copy(update={"vocab_size": parts.model.vocab_size})
+
+
 def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Nested:
     start, abstract = config.init_from, parts.state.params
     natural = unfolded_shapes(abstract)
@@ -42,7 +55,7 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
     else:
         assert start is not None
         params = start.weights(
-            config.model.model_copy(update={"vocab_size": parts.model.vocab_size}),
+            _natural_model(config, parts),
             specs=spec_dict(parts.model),
             shardings=jax.tree.map(lambda leaf: leaf.sharding, natural),
             on_progress=console.weights_progress(parts.num_params * 4),

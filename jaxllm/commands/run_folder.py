@@ -105,6 +105,12 @@ def check_config(run_dir: Path, config: RunConfig) -> None:
         )
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether the folder holds weights that the run goes on from."""
+    folder = run_dir / CHECKPOINT_FOLDER
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def is_untrained_import(run_dir: Path) -> bool:
     """Whether the folder holds an imported model that no step was trained of yet."""
     return (run_dir / PUBLISHED_FILE).is_file() and not (run_dir / METRICS_FILE).is_file()

@@ -15,7 +15,7 @@ from jaxllm.commands.assembly import (
 )
 from jaxllm.commands.console import Console, run_summary, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
-from jaxllm.commands.first_state import first_state
+from jaxllm.commands.first_state import check_start, first_state
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.validation import Validation, check_validation
 from jaxllm.commands.without_data import check_without_data
@@ -54,6 +54,8 @@ def train(config: RunConfig, *, dry_run: bool = False) -> int:
             return 0
         parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
         check_validation(config, data)
+        if not run_folder.has_checkpoint(run_dir):
+            check_start(config, parts)
         rows = host_rows(layout, config.data.global_batch_size)
         loader = data.train_loader(seed=config.seed, rows=rows)
         lowered = lower_step(config, parts, loader.batch(0))

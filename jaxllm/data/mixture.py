@@ -16,7 +16,7 @@ from jaxllm.data.datasets import (
     open_streams,
 )
 from jaxllm.data.loader import TrainLoader, ValidationLoader
-from jaxllm.data.missing import Missing
+from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
@@ -72,10 +72,12 @@ class DataConfig(Config):
         files that are not there.
         """
         if not self.datasets:
-            raise ValueError(
-                "data.datasets is empty; give what to train on, for example "
-                "data.datasets.text.type=corpus data.datasets.text.corpus.type=text "
-                "data.datasets.text.corpus.paths=[FILE]"
+            raise MissingData(
+                ValueError(
+                    "data.datasets is empty; give what to train on, for example "
+                    "data.datasets.text.type=corpus data.datasets.text.corpus.type=text "
+                    "data.datasets.text.corpus.paths=[FILE]"
+                )
             )
         missing = Missing()
         with missing.told_last():

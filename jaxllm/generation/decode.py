@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxllm.generation.sampling import Sampling
 from jaxllm.nn.param import Nested, bind, spec_dict
+from jaxllm.nn.rope_scaling import LongScaling
 from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import Layout, constrain
 
@@ -66,12 +67,31 @@ class Generator:
             key="prompt length + max_tokens",
         )
         padded = -(-int(lengths_B.max()) // _BUCKET) * _BUCKET
+        padded = self._within_short(lengths_B, padded)
         prompts_BP = np.full((len(prompts), padded), self._stop_ids[0], np.int32)
         for row, prompt in enumerate(prompts):
             prompts_BP[row, : len(prompt)] = prompt
         inputs = jax.device_put((prompts_BP, lengths_B), self._everywhere)
         new_BM = jax.device_get(self._generate(params, *inputs))
         return [_until(row.tolist(), self._stop_ids) for row in new_BM]
+
+    def _within_short(self, lengths_B: np.ndarray, padded: int) -> int:
+        """Padding that stays on the prompts' side of a change of rotary frequencies.
+
+        ValueError for texts that would cross it: keys in the cache are turned by the old ones.
+        """
+        scaling = getattr(self.model.config, "rope_scaling", None)
+        if not isinstance(scaling, LongScaling):
+            return padded
+        limit, longest = scaling.original_length, int(lengths_B.max())
+        if lengths_B.min() <= limit < longest + self.sampling.max_tokens:
+            raise ValueError(
+                f"prompts of {lengths_B.min()} to {longest} tokens with max_tokens="
+                f"{self.sampling.max_tokens} cross the {limit} tokens at which this model changes "
+                "its rotary frequencies (rope_scaling.original_length); give all prompts more, or "
+                "fewer new tokens"
+            )
+        return min(padded, limit) if longest <= limit else padded
 
 
 def _until(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

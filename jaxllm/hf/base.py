@@ -94,6 +94,25 @@ class Family:
     def read_config(self, raw: Mapping[str, Any], *, name: str = "config.json") -> Any:
         """Our config. ValueError for what it cannot express, key by key."""
         theirs = Theirs(raw, name=name)
+        try:
+            ours = self._read(theirs)
+        except (AttributeError, KeyError, OverflowError, TypeError, ZeroDivisionError) as error:
+            # A value of a kind that no file of this family has; which, the message may not say.
+            raise ValueError(f"{name} has a value of the wrong kind: {error}") from error
+        theirs.check_all_read(self.inert)
+        try:
+            config = self.build(ours)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise ValueError(f"{name} says what no model can be, in our terms {wrong}") from None
+        if getattr(config, "vocab_size", 0) is None:
+            theirs.refuse("vocab_size is null; give the rows of the embedding")
+        return config
+
+    def _read(self, theirs: Theirs) -> dict[str, Any]:
         theirs.get("model_type", None)
         ours: dict[str, Any] = {}
         for key, value in self.fixed.items():
@@ -104,15 +123,7 @@ class Family:
             self._check_class(theirs)
         for key, value in (*read_fields(theirs, self.fields).items(), *self.read(theirs).items()):
             put(ours, key, value)
-        theirs.check_all_read(self.inert)
-        try:
-            return self.build(ours)
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg']}"
-                for problem in error.errors()
-            )
-            raise ValueError(f"{name} says what no model can be, in our terms {wrong}") from None
+        return ours
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """Their config, whatever they cannot express left out."""

@@ -107,6 +107,11 @@ def load_model(
     """
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} is not known; give float32 or bfloat16")
+    if layout is not None and layout.is_zigzag:
+        raise ValueError(
+            "a layout with parallel.context above 1 deals positions out in zigzag, which a call "
+            "does not; take parallel.context=1, or parallel.context_attention=ulysses"
+        )
     published = open_published(Path(folder))
     config = _in_precision(published.config, dtype)
     specs = spec_dict(abstract_module(config))
@@ -224,6 +229,7 @@ def _decoder(
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
 ) -> jax.Array:
+    module.config.check_length(tokens.shape[1], key="the length of tokens")
     return module(tokens, segment_ids_BT=segment_ids, positions_BT=positions, layout=layout)
 
 

@@ -17,6 +17,9 @@ from jaxllm.hf.tensor_files import read_folder
 from jaxllm.hf.weights import FLOAT32, Progress, load
 from jaxllm.nn.param import Nested
 
+# What decoders call the projection to the vocabulary.
+_OUTPUTS = {"lm_head.weight", "embed_out.weight"}
+
 
 class Published(NamedTuple):
     """A published model, none of its weights read yet.
@@ -48,7 +51,22 @@ def open_published(path: Path) -> Published:
     entries = read_folder(path)
     names = family.present_names(entries)
     tensors = {names[name]: entry for name, entry in entries.items()}
+    _check_copies(path, family, config, tensors)
     return Published(path, raw, family, config, tensors)
+
+
+def _check_copies(path: Path, family: Family, config: Any, tensors: Mapping[str, Any]) -> None:
+    """ValueError where a tied output is in the files again, and is another than the embedding."""
+    table = next((row.theirs for row in family.rows(config) if row.ours == "embed.table"), None)
+    if not getattr(config, "is_tied", False) or table is None or table not in tensors:
+        return
+    for name in _OUTPUTS & tensors.keys():
+        first, second = tensors[table], tensors[name]
+        if first.shape != second.shape or not np.array_equal(first.array(), second.array()):
+            raise ValueError(
+                f"{path}: config.json ties {name} to {table}, but the files have both and they "
+                "differ; set tie_word_embeddings to false"
+            )
 
 
 def read_weights(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxllm.hf.published import open_published, read_weights
-from jaxllm.hf.weights import Progress
+from jaxllm.hf.weights import Progress, check
 from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import Nested
 from jaxllm.schema import Config
@@ -28,6 +28,17 @@ class HfStart(Config):
                 "that predicts the next token"
             )
         return config.model_dump(mode="json")
+
+    def check(self, config: Any, *, specs: Nested) -> None:
+        """ValueError, as `weights`, before anything is read."""
+        published = open_published(Path(self.path).expanduser())
+        check(
+            published.tensors,
+            folder=published.path,
+            specs=specs,
+            rows=published.family.rows(config),
+            ignored=published.family.ignored(config),
+        )
 
     def weights(
         self, config: Any, *, specs: Nested, shardings: Nested, on_progress: Progress | None = None

@@ -33,6 +33,10 @@ INERT = frozenset(
     ).split()
 )
 
+# Keys that count layers.
+LAYERS = {"num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"}
+MAX_LAYERS = 10_000
+
 # Keys that some files have beside those of their family, each with the value that changes nothing.
 OFF = {
     "attention_bias": False,
@@ -51,11 +55,17 @@ class Theirs:
     """A config.json, which remembers what was read of it, so that nothing is ignored."""
 
     def __init__(self, raw: Mapping[str, Any], *, name: str):
-        """name: what errors call it. head: ours, by the class that it names."""
+        """name: what errors call it. head: ours, by the class that it names.
+
+        ValueError for more layers than any model has: tables are made of each.
+        """
         self.head: str | None = None
         self._raw = raw
         self._name = name
         self._known: set[str] = set()
+        for key in LAYERS & raw.keys():
+            if not isinstance(raw[key], int) or not 0 < raw[key] <= MAX_LAYERS:
+                self.refuse(f"{key}={raw[key]!r} is no number of layers from 1 to {MAX_LAYERS}")
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
         """The value of a key; ValueError if it is missing and has no default.

@@ -26,7 +26,11 @@ def rows_of(specs: Nested, rows: Sequence[Row]) -> dict[str, Row]:
     by_path = {row.ours: row for row in rows}
     paths = [path for path, _ in weight_items(specs)]
     missing = [path for path in paths if path not in by_path]
-    assert not missing, f"weights without a row: {missing}"
+    if missing:
+        raise ValueError(
+            f"the published family has no such weights: {', '.join(missing[:8])}; leave out the "
+            "options of `model` that ask for them"
+        )
     return {path: by_path[path] for path in paths}
 
 
@@ -47,8 +51,7 @@ def load(
     on_progress: called with the bytes that were read. ValueError that lists every tensor that is
     missing, left over or of another shape.
     """
-    table = rows_of(specs, rows)
-    _check(entries, folder=folder, specs=specs, table=table, ignored=ignored)
+    table = check(entries, folder=folder, specs=specs, rows=rows, ignored=ignored)
 
     def weight(path: tuple, spec: WeightSpec, sharding: Any) -> jax.Array:
         row = table[".".join(str(key.key) for key in path)]
@@ -99,14 +102,16 @@ def _read(
     return result
 
 
-def _check(
+def check(
     entries: Mapping[str, Entry],
     *,
     folder: Path,
     specs: Nested,
-    table: Mapping[str, Row],
+    rows: Sequence[Row],
     ignored: Sequence[str],
-) -> None:
+) -> dict[str, Row]:
+    """The row of each weight; nothing is read. ValueError as `load`."""
+    table = rows_of(specs, rows)
     expected = {name: shape for name, shape, _ in theirs_of(specs, table)}
     missing = [f"  {name}: missing" for name in expected if name not in entries]
     left_over = [
@@ -126,6 +131,7 @@ def _check(
             f"{folder}: the tensors are not those that its config.json describes:\n"
             + "\n".join(shown)
         )
+    return table
 
 
 def theirs_of(

@@ -16,7 +16,10 @@ from hf.test_decoders import DECODERS
 from jaxllm.commands.convert import export_model, import_model
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.generate import generate
+from jaxllm.commands.inspect import inspect
 from jaxllm.commands.run_folder import open_model, read_config
+from jaxllm.commands.train import train
+from jaxllm.config import load_config
 from jaxllm.data import load_tokenizer
 from jaxllm.data.tokenizer import ByteTokenizer
 from jaxllm.hf.model import load_model, write_weights
@@ -246,3 +249,64 @@ def test_what_is_no_decoder_is_opened_from_python(tmp_path):
         import_model(folder, tmp_path / "run", [])
     with pytest.raises(ValueError, match="is a bert, which is no decoder"):
         HfStart(path=str(folder)).model()
+
+
+START = """
+run_dir: {folder}/run
+init_from: {{type: hf, path: {source}}}
+data:
+  sequence_length: 16
+  global_batch_size: 8
+  datasets:
+    ids: {{type: bin, train: {folder}/train.bin, vocab_size: 60, delimiter_id: 0}}
+optim: {{type: adamw, learning_rate: 0.001, schedule: {{type: constant}}}}
+training: {{steps: 2}}
+checkpoints: {{every: 1}}
+compilation_cache: {folder}/compiled
+"""
+
+
+@pytest.fixture
+def started(published, tmp_path):
+    """A config that starts from a copy of the published model."""
+    runs.write_ids(tmp_path)
+    shutil.copytree(published, tmp_path / "source")
+    config = tmp_path / "start.yaml"
+    config.write_text(START.format(folder=tmp_path, source=tmp_path / "source"))
+    return config
+
+
+def test_a_start_that_does_not_fit_leaves_no_run(started, tmp_path):
+    for change, match in (
+        ("model.num_layers=3", "layers.2.input_layernorm.weight: missing"),
+        ("model.qk_norm=head", "no such weights: .*query_norm.*leave out the options"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            runs.start(started, tmp_path / "run", change)
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"layers\.2\.input_layernorm\.weight: missing"):
+        train(load_config(started, ["model.num_layers=3"]), dry_run=True)
+
+
+def test_a_run_goes_on_without_what_it_started_from(started, tmp_path):
+    assert runs.start(started, tmp_path / "run", "training.steps=1") == 0
+    shutil.rmtree(tmp_path / "source")
+    assert runs.start(started, tmp_path / "run", "training.steps=2") == 0
+    assert list(losses(tmp_path / "run")) == [1, 2]
+    with pytest.raises(ValueError, match=r"init_from: .*is no model folder"):
+        runs.start(started, tmp_path / "other")
+
+
+def test_an_import_is_trained_from_anywhere(published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    import_model(published, Path("here"), [])
+    assert read_config(Path("here")).run_dir == str(tmp_path / "here")
+    with pytest.raises(ValueError, match="override 'run_dir=elsewhere'"):
+        import_model(published, Path("there"), ["run_dir=elsewhere"])
+
+
+def test_a_fresh_import_is_inspected(imported, capsys):
+    inspect(str(imported), [], rows=1)
+    shown = capsys.readouterr().out
+    assert "embed.table" in shown
+    assert "data.datasets is empty" in shown

@@ -148,3 +148,23 @@ def test_a_pipelines_weights_give_the_same_text_and_are_never_gathered_whole():
     assert f"[{layers},{embed // 8},{hidden}]" in program.as_text()
     for pieces in (1, 2, 4):
         assert f"[{layers},{embed // pieces},{hidden}]" not in program.as_text()
+
+
+def test_texts_stay_on_one_side_of_a_change_of_frequencies():
+    """Of LongRoPE: neither padding nor new tokens may bring in the other ones."""
+
+    def texts(original_length):
+        factors = {"short_factors": (1.0, 1.2, 1.5, 2.0), "long_factors": (2.0, 3.0, 5.0, 9.0)}
+        scaling = {"type": "longrope", "original_length": original_length, **factors}
+        config = tiny.config(num_layers=2, rope_scaling=scaling)
+        generator = Generator(
+            tiny.abstract(config),
+            vocab_size=USED,
+            stop_ids=(NEVER,),
+            sampling=Sampling(temperature=0.0, max_tokens=NEW),
+        )
+        return generator(param_dict(tiny.decoder(config, seed=1)), PROMPTS)
+
+    assert texts(20) == texts(1000)  # a prompt of 11 is padded to 32
+    with pytest.raises(ValueError, match="cross the 12 tokens at which this model changes"):
+        texts(12)

@@ -74,3 +74,22 @@ def test_a_network_of_no_family_says_why():
 
 def test_defaults_are_a_llama():
     assert family_that_expresses(tiny.config(vocab_size=64)) is families()["llama"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": "three"},
+        {"num_attention_heads": 0},
+        {"hidden_size": None},
+        {"vocab_size": None},
+        {"hidden_act": ["silu"]},
+        {"rope_parameters": 5},
+        {"rope_parameters": {"rope_type": "linear"}},
+        {"architectures": 5},
+        {"rms_norm_eps": -1.0},
+    ],
+)
+def test_values_of_the_wrong_kind_are_told(change):
+    refuse("llama1", r"^config\.json", **change)

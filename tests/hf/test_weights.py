@@ -10,6 +10,7 @@ from jaxllm.parallel.layouts import weight_shardings
 from jaxllm.parallel.mesh import ParallelConfig
 
 from .published import published
+from .random_weights import write_safetensors
 
 
 def test_everything_wrong_is_listed_at_once():
@@ -96,3 +97,29 @@ def test_bfloat16_is_kept(tmp_path):
     assert jax.tree.structure(spec_dict(again.module)) == jax.tree.structure(
         spec_dict(model.module)
     )
+
+
+def test_a_tied_output_that_differs_is_refused(tmp_path):
+    case = published("llama3")
+    folder = case.write(tmp_path / "model")
+    other = case.theirs["model.embed_tokens.weight"] + 1
+    write_safetensors(folder / "model.safetensors", {**case.theirs, "lm_head.weight": other})
+    with pytest.raises(ValueError, match=r"ties lm_head\.weight to .* but the files have both"):
+        load_model(folder)
+
+
+def test_what_a_call_cannot_do_is_refused(tmp_path):
+    layout = ParallelConfig(layout="fsdp", fsdp=2, context=2, data=2).build()
+    with pytest.raises(ValueError, match="zigzag"):
+        load_model(published("llama3").write(tmp_path / "llama"), layout=layout)
+    model = load_model(published("gpt2").write(tmp_path / "gpt2"))
+    with pytest.raises(ValueError, match="the length of tokens is 60, but the model has 40"):
+        model(np.ones((1, 60), np.int32))
+
+
+def test_names_without_the_prefix_of_a_head(tmp_path):
+    case = published("gpt2")
+    folder = case.write(tmp_path / "model")
+    bare = {name.removeprefix("transformer."): values for name, values in case.theirs.items()}
+    write_safetensors(folder / "model.safetensors", bare)
+    jax.tree.map(np.testing.assert_array_equal, load_model(folder).params, case.load())
