@@ -354,6 +354,8 @@ def main() -> None:
     """Run the command line; user errors end in one message, everything else in a traceback."""
     # Orbax and TFDS log what they do, and before they raise what goes wrong, with its traceback.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Of writes that fail together one is raised; of the others asyncio only says that nobody asked.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _say_unless_late
     try:
         app()
