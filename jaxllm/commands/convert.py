@@ -25,7 +25,7 @@ from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.hf.containment import contained
-from jaxllm.hf.model import check_empty, write_weights
+from jaxllm.hf.model import IDS, check_empty, write_weights
 from jaxllm.hf.published import Published, open_published, read_weights
 from jaxllm.hf.registry import families
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
@@ -33,7 +33,6 @@ from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import spec_dict
 
 GENERATION_FILE = "generation_config.json"
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
 def import_model(source: Path, out: Path, overrides: list[str]) -> None:

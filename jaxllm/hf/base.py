@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from jaxllm.hf.theirs import REQUIRED, Theirs
+from jaxllm.schema import Config
 
 # Names of nonlinearities, theirs -> ours.
 ACTIVATIONS = {
@@ -69,7 +70,8 @@ class Family:
 
     model_type: what their config.json calls it. architecture: the class that they open it with.
     heads: our `head` by class, where there are several; a config.json without a class means
-    architecture. build: our config from its keys. fields: keys that are translated one by one.
+    architecture. config_type: the class of our
+    config. fields: keys that are translated one by one.
     fixed: ours that are the same in every model. read: further keys of ours from theirs. write:
     further keys of theirs. rows: the table of weights, of which a model has those that its
     options call for. inert: their keys without a meaning for us. ignored: patterns of names of
@@ -79,7 +81,7 @@ class Family:
 
     model_type: str
     architecture: str
-    build: Callable[[Mapping[str, Any]], Any]
+    config_type: type[Config]
     fields: tuple[Field, ...]
     rows: Callable[[Any], Rows]
     fixed: Mapping[str, Any]
@@ -101,7 +103,7 @@ class Family:
             raise ValueError(f"{name} has a value of the wrong kind: {error}") from error
         theirs.check_all_read(self.inert)
         try:
-            config = self.build(ours)
+            config = self.config_type.model_validate(ours)
         except ValidationError as error:
             wrong = "; ".join(
                 f"{'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg']}"

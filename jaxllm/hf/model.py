@@ -45,7 +45,7 @@ _BESIDE = (
     "*.tiktoken",
     "preprocessor_config.json",
 )
-_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 
 
 class Model:
@@ -160,7 +160,7 @@ def save_model(
     """
     folder = Path(folder)
     check_empty(folder)
-    published = {key: model.published[key] for key in _IDS if key in model.published}
+    published = {key: model.published[key] for key in IDS if key in model.published}
     write_weights(
         folder,
         model.config,

@@ -59,7 +59,7 @@ def family_that_expresses(config: Any, *, first: Family | None = None) -> Family
     problems = []
     candidates = [family for family in families().values() if family != first]
     for family in [first, *candidates] if first else candidates:
-        if getattr(family.build, "__self__", None) is not type(config):
+        if family.config_type is not type(config):
             continue
         unequal = family.misfits(config)
         if not unequal:

@@ -53,10 +53,6 @@ class View:
         seen = self._seen(theirs, sizes)
         seen[...] = ours.reshape(seen.shape)
 
-    def count(self, ours_shape: tuple[int, ...]) -> int:
-        """How many numbers of theirs are ours."""
-        return math.prod(ours_shape)
-
     def _seen(self, theirs: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
         """Theirs as a view with one dimension a letter, in our order."""
         parts = [part for dimension in self.theirs for part in dimension]

@@ -92,8 +92,9 @@ def _read(
     sizes = (range(*part.indices(n)) for part, n in zip(index[stacked:], inner, strict=True))
     result = np.empty((*lead, *map(len, sizes)), dtype)
     for at, place in zip(np.ndindex(*lead), itertools.product(*numbers), strict=True):
-        theirs = entries[row.name(place)].array()
-        if theirs.dtype.kind in "iub":
+        entry = entries[row.name(place)]
+        theirs = entry.array()
+        if not entry.is_float:
             raise ValueError(
                 f"{row.name(place)} holds whole numbers ({theirs.dtype}), so the weights are "
                 "quantised in a way that is not read; get them in bfloat16 or float32"

@@ -27,6 +27,7 @@ class InMemory(NamedTuple):
     """A tensor where a loader expects one on disk."""
 
     values: np.ndarray
+    is_float = True
 
     @property
     def shape(self):

@@ -123,3 +123,14 @@ def test_names_without_the_prefix_of_a_head(tmp_path):
     bare = {name.removeprefix("transformer."): values for name, values in case.theirs.items()}
     write_safetensors(folder / "model.safetensors", bare)
     jax.tree.map(np.testing.assert_array_equal, load_model(folder).params, case.load())
+
+
+def test_weights_in_whole_numbers_are_refused(tmp_path):
+    case = published("llama1")
+    folder = case.write(tmp_path / "model")
+    norm = case.theirs["model.norm.weight"]
+    write_safetensors(
+        folder / "model.safetensors", {**case.theirs, "model.norm.weight": norm.astype(np.int8)}
+    )
+    with pytest.raises(ValueError, match=r"model\.norm\.weight holds whole numbers \(int8\)"):
+        load_model(folder)

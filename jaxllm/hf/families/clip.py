@@ -119,7 +119,7 @@ def _write(config: TwoTowersConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="clip",
     architecture="CLIPModel",
-    build=TwoTowersConfig.model_validate,
+    config_type=TwoTowersConfig,
     fields=(
         Field("projection_dim", "projection_dim", 512),
         Field("initial_log_scale", "logit_scale_init_value", 2.6592),

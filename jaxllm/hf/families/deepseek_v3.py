@@ -100,7 +100,7 @@ def _ignored(config: DecoderConfig) -> tuple[str, ...]:
 FAMILY = Family(
     model_type="deepseek_v3",
     architecture="DeepseekV3ForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *FIELDS,
         Field("is_tied", "tie_word_embeddings", False),

@@ -43,7 +43,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="gemma",
     architecture="GemmaForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *(field for field in FIELDS if field.ours != "activation"),
         Field("is_tied", "tie_word_embeddings", True),

@@ -51,7 +51,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="gemma2",
     architecture="Gemma2ForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *(field for field in FIELDS if field.ours != "activation"),
         Field("activation", "hidden_activation", "gelu_pytorch_tanh", GELU),

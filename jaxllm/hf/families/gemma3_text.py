@@ -78,7 +78,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="gemma3_text",
     architecture="Gemma3ForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *(field for field in FIELDS if field.ours != "activation"),
         Field("activation", "hidden_activation", "gelu_pytorch_tanh", GELU),

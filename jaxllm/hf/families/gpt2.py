@@ -54,7 +54,7 @@ def _ignored(config: DecoderConfig) -> tuple[str, ...]:
 FAMILY = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         Field("vocab_size", "vocab_size"),
         Field("num_layers", "n_layer"),

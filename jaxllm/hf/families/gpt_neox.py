@@ -64,7 +64,7 @@ def _ignored(config: DecoderConfig) -> tuple[str, ...]:
 FAMILY = Family(
     model_type="gpt_neox",
     architecture="GPTNeoXForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         Field("vocab_size", "vocab_size"),
         Field("num_layers", "num_hidden_layers"),

@@ -72,7 +72,7 @@ def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="marian",
     architecture="MarianMTModel",
-    build=EncoderDecoderConfig.model_validate,
+    config_type=EncoderDecoderConfig,
     fields=(
         Field("vocab_size", "vocab_size"),
         Field("embed_dim", "d_model"),

@@ -33,7 +33,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="mistral",
     architecture="MistralForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(*FIELDS, Field("is_tied", "tie_word_embeddings", False)),
     fixed={"norm": "rms"},
     read=_read,

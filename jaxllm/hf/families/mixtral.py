@@ -42,7 +42,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *(field for field in FIELDS if field.ours != "norm_epsilon"),
         Field("norm_epsilon", "rms_norm_eps", 1e-5),

@@ -44,7 +44,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="olmo2",
     architecture="Olmo2ForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *(field for field in FIELDS if field.ours != "norm_epsilon"),
         Field("norm_epsilon", "rms_norm_eps", 1e-5),

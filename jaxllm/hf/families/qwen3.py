@@ -43,7 +43,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(*FIELDS, Field("is_tied", "tie_word_embeddings", False)),
     fixed={"norm": "rms", "qk_norm": "head"},
     read=_read,

@@ -55,7 +55,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
-    build=DecoderConfig.model_validate,
+    config_type=DecoderConfig,
     fields=(
         *FIELDS,
         Field("is_tied", "tie_word_embeddings", False),

@@ -113,7 +113,7 @@ def _ignored(config: EncoderDecoderConfig) -> tuple[str, ...]:
 FAMILY = Family(
     model_type="t5",
     architecture="T5ForConditionalGeneration",
-    build=EncoderDecoderConfig.model_validate,
+    config_type=EncoderDecoderConfig,
     fields=(
         Field("vocab_size", "vocab_size"),
         Field("embed_dim", "d_model"),

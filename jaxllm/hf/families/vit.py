@@ -69,7 +69,7 @@ FAMILY = Family(
     model_type="vit",
     architecture="ViTModel",
     heads=_HEADS,
-    build=VisionConfig.model_validate,
+    config_type=VisionConfig,
     fields=(
         *BLOCK_FIELDS,
         Field("image_size", "image_size", 224),
