@@ -55,12 +55,17 @@ def train(
             "--dry-run", help="Prepare the data, check everything short of computing, then stop."
         ),
     ] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Go on though KEY differs from the run's; repeatable."),
+    ] = None,
 ) -> None:
     """Train, or go on if the run folder has a checkpoint. Prepares missing datasets first."""
     _exit_on_sigterm()
     from jaxllm.commands.train import train
 
-    raise typer.Exit(train(_load(config, overrides), dry_run=dry_run))
+    loaded = _load(config, overrides)
+    raise typer.Exit(train(loaded, dry_run=dry_run, requested=change or []))
 
 
 @app.command()

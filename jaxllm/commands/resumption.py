@@ -1,6 +1,6 @@
 """Which config may go on with a run: what would make it another run is told apart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +29,77 @@ MAY_CHANGE = (
     "data.prefetch",
 )
 
+# What may differ when it is asked for by name: the run goes on, and is another from there. The
+# text, its order and the shapes of the weights are not among them: no checkpoint would fit.
+MAY_CHANGE_ON_REQUEST = (
+    "model.dropout",
+    "objective",
+    "optim.clip_norm",
+    "optim.learning_rate",
+    "optim.schedule",
+    "optim.weight_decay",
+    "training.steps",
+)
+
 
 def check_resumable(
-    saved: RunConfig, given: RunConfig, *, run_dir: Path, has_only_weights: bool = False
+    saved: RunConfig,
+    given: RunConfig,
+    *,
+    run_dir: Path,
+    has_only_weights: bool = False,
+    requested: Sequence[str] = (),
 ) -> None:
     """ValueError with every difference that would make the finished run another run.
 
     has_only_weights: nothing but an imported model is there, which only `model` describes.
+    requested: keys that are to change all the same, or sections of them.
     """
+    _check_requested(requested)
     is_open_ended = not given.optim.depends_on_total_steps
-    allowed = (*MAY_CHANGE, *(["training.steps"] if is_open_ended else []))
+    allowed = (*MAY_CHANGE, *requested, *(["training.steps"] if is_open_ended else []))
     if has_only_weights:
         allowed = (*allowed, *(RunConfig.model_fields.keys() - {"model"}))
-    conflicts = [
-        f"  {key}: {old!r} in the run folder, {new!r} given"
+    conflicts = {
+        key: f"  {key}: {old!r} in the run folder, {new!r} given"
         for key, old, new in differences(saved, given)
-        if not any(key == prefix or key.startswith(prefix + ".") for prefix in allowed)
-    ]
+        if not _is_within(key, allowed)
+    }
     if conflicts:
         hint = (
             "\n(training.steps may change only under a schedule that does not depend on it)"
-            if any(line.startswith("  training.steps:") for line in conflicts)
+            if "training.steps" in conflicts
             else ""
         )
         raise ValueError(
             f"{run_dir} holds a run with another config:\n"
-            + "\n".join(conflicts)
+            + "\n".join(conflicts.values())
             + hint
             + "\ngive the run's own values to go on with it, or another run_dir to start anew"
+            + _how_to_request(conflicts)
         )
+
+
+def _check_requested(requested: Sequence[str]) -> None:
+    """ValueError for a key that may not change even on request."""
+    for key in requested:
+        if not _is_within(key, (*MAY_CHANGE, *MAY_CHANGE_ON_REQUEST)):
+            raise ValueError(
+                f"--change {key}: this may not change within a run; these may: "
+                + ", ".join(MAY_CHANGE_ON_REQUEST)
+            )
+
+
+def _how_to_request(keys: Iterable[str]) -> str:
+    """The options that would let the run go on from here as another; empty if none would."""
+    keys = list(keys)
+    if not all(_is_within(key, MAY_CHANGE_ON_REQUEST) for key in keys):
+        return ""
+    return "\nor, to go on from here as another run: " + " ".join(f"--change {k}" for k in keys)
+
+
+def _is_within(key: str, sections: Iterable[str]) -> bool:
+    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def differences(first: RunConfig, second: RunConfig) -> Iterator[tuple[str, Any, Any]]:

@@ -8,6 +8,7 @@ published.json, the config.json of the model that it comes from.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,10 @@ def config_for_reading(run_dir: Path) -> RunConfig:
     return config.model_copy(update={"parallel": parallel})
 
 
-def check_config(run_dir: Path, config: RunConfig) -> None:
+def check_config(run_dir: Path, config: RunConfig, *, requested: Sequence[str] = ()) -> None:
     """ValueError if the folder belongs to a run that this config would not continue, or cannot be.
 
-    Makes nothing.
+    Makes nothing. requested: keys whose values may differ from the run's.
     """
     there = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -97,7 +98,13 @@ def check_config(run_dir: Path, config: RunConfig) -> None:
         )
     if (run_dir / CONFIG_FILE).is_file():
         is_new = is_untrained_import(run_dir)
-        check_resumable(read_config(run_dir), config, run_dir=run_dir, has_only_weights=is_new)
+        check_resumable(
+            read_config(run_dir),
+            config,
+            run_dir=run_dir,
+            has_only_weights=is_new,
+            requested=requested,
+        )
     elif run_dir.is_dir() and any(run_dir.iterdir()):
         raise ValueError(
             f"run_dir {run_dir} is a folder with other things in it and no {CONFIG_FILE}; "

@@ -1,5 +1,6 @@
 """`jaxllm train`: the story of a run, from a config to a summary."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -30,17 +31,18 @@ from jaxllm.training.throughput import Throughput
 from jaxllm.xla_flags import compiler_options
 
 
-def train(config: RunConfig, *, dry_run: bool = False) -> int:
+def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] = ()) -> int:
     """Train, or go on if the run folder has a checkpoint. Returns the exit code.
 
-    ValueError for anything in the config that cannot work, before JAX compiles anything.
+    requested: keys in which a run that goes on may differ from what it was. ValueError for
+    anything in the config that cannot work, before JAX compiles anything.
     """
     keep_freed_memory()
     distributed.initialize()
     run_folder.enable_compilation_cache(config.compilation_cache)
     run_dir, steps = Path(config.run_dir), config.training.steps
     layout = check_devices(config)
-    run_folder.check_config(run_dir, config)
+    run_folder.check_config(run_dir, config, requested=requested)
     with ExitStack() as stack:
         console = stack.enter_context(closing(Console(is_shown=distributed.is_first())))
         if not run_folder.dataset_folders(run_dir):

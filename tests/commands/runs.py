@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -58,9 +59,9 @@ def write_ids(folder, *, num_ids=4096):
     ids.tofile(folder / "train.bin")
 
 
-def start(config: Path, run_dir: Path, *overrides: str) -> int:
+def start(config: Path, run_dir: Path, *overrides: str, requested: Sequence[str] = ()) -> int:
     """Train in this process; the exit code."""
-    return train(load_config(config, [f"run_dir={run_dir}", *overrides]))
+    return train(load_config(config, [f"run_dir={run_dir}", *overrides]), requested=requested)
 
 
 def command(*arguments: object) -> list[str]:

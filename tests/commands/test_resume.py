@@ -158,6 +158,18 @@ def test_more_steps_under_a_constant_schedule_go_on_from_the_end(ids, uninterrup
     assert runs.checkpoints(run_dir)[-1] == 10
 
 
+def test_a_requested_change_holds_from_there_on(ids, unfinished, uninterrupted):
+    overrides = ["optim.learning_rate=0.02", "optim.clip_norm=null"]
+    requested = ["optim.learning_rate", "optim.clip_norm"]
+    assert runs.start(ids, unfinished, *overrides, requested=requested) == 0
+    assert runs.losses(unfinished)[:7] == runs.losses(uninterrupted)[:7]
+    rates = [record["learning_rate"] for record in runs.computed(unfinished)]
+    assert rates[5:] == pytest.approx([0.01, 0.02, 0.02])
+    assert runs.losses(unfinished)[7] != runs.losses(uninterrupted)[7]
+    kept = yaml.safe_load((unfinished / "config.yaml").read_text())
+    assert kept["optim"]["learning_rate"] == 0.02
+
+
 @pytest.mark.parametrize(
     ("overrides", "lines"),
     [

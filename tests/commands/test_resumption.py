@@ -103,3 +103,26 @@ def test_the_number_of_steps_may_change_only_where_no_schedule_hangs_on_it(load)
             given = load(kind, f"training.steps={steps}")
             with pytest.raises(ValueError, match="only under a schedule that does not depend"):
                 check_resumable(load(kind), given, run_dir=Path("runs/x"))
+
+
+def test_what_may_change_on_request_goes_on_only_then(load):
+    run_dir, given = Path("runs/x"), load("optim.learning_rate=0.02", "training.steps=200")
+    with pytest.raises(ValueError, match=r"--change optim.learning_rate --change training.steps"):
+        check_resumable(load(), given, run_dir=run_dir)
+    with pytest.raises(ValueError, match=r"training.steps: 100 in the run folder, 200 given"):
+        check_resumable(load(), given, run_dir=run_dir, requested=["optim.learning_rate"])
+    requested = ["optim.learning_rate", "training.steps"]
+    check_resumable(load(), given, run_dir=run_dir, requested=requested)
+
+
+@pytest.mark.parametrize("key", ["data.sequence_length", "seed", "model", "optim", "optim.type"])
+def test_what_no_checkpoint_would_fit_does_not_change_on_request(load, key):
+    with pytest.raises(ValueError, match=f"--change {key}: this may not change") as refusal:
+        check_resumable(load(), load(), run_dir=Path("runs/x"), requested=[key])
+    assert "optim.learning_rate" in str(refusal.value)
+
+
+def test_no_request_is_offered_where_it_would_not_help(load):
+    with pytest.raises(ValueError, match="another config") as refusal:
+        check_resumable(load(), load("optim.learning_rate=0.02", "seed=1"), run_dir=Path("runs/x"))
+    assert "--change" not in str(refusal.value)
