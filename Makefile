@@ -9,7 +9,7 @@ PUBLISHED := $(VENV)/.published
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: setup compiler demo test test-all test-tpu-compile test-hf test-tasks lint lock clean
+.PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks lint lock clean
 
 setup: $(STAMP)
 
@@ -36,10 +36,14 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint compiler
-	$(PYTEST) -m "not slow and not tpu_compile and not hf"
+	$(PYTEST) -m "not slow and not faults and not tpu_compile and not hf"
 
 test-all: lint compiler
-	$(PYTEST) -m "not tpu_compile and not hf"
+	$(PYTEST) -m "not faults and not tpu_compile and not hf"
+
+# Kills, stops and starves runs, and shows what they lost; about half an hour.
+test-faults: setup
+	$(BIN)/pytest -m faults tests/faults
 
 # Compiles every pod config with the TPU compiler, two to nine minutes of one core each, and shows
 # the predicted times.

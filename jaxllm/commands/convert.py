@@ -24,7 +24,7 @@ from jaxllm.commands.run_folder import (
 from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
-from jaxllm.hf.containment import contained
+from jaxllm.containment import contained
 from jaxllm.hf.model import IDS, check_empty, write_weights
 from jaxllm.hf.published import Published, open_published, read_weights
 from jaxllm.hf.registry import families

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxllm.containment import contained
 from jaxllm.data.dataset_folder import DatasetCard, read_card
 from jaxllm.data.records import ShardReader
 
@@ -85,13 +86,13 @@ class PreparedStream:
 
 
 def _open_shards(folder: Path, card: DatasetCard, split: str) -> list[ShardReader]:
-    """A reader for each shard."""
+    """A reader for each shard. ValueError for a card that names files outside of the folder."""
     found = card.splits[split]
     readers, records = [], found.records
     for name, size in zip(found.shards, found.shard_bytes, strict=True):
         in_shard = min(found.shard_records, records)
         reader = ShardReader(
-            folder / name,
+            contained(folder, name),
             size=size,
             records=in_shard,
             record_tokens=card.record_tokens,

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxllm.hf.base import Family
-from jaxllm.hf.containment import contained
+from jaxllm.containment import contained
 from jaxllm.hf.published import abstract_module, open_published, read_weights
 from jaxllm.hf.registry import family_that_expresses
 from jaxllm.hf.tensor_files import write_folder

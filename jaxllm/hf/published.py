@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxllm.hf.base import Family
-from jaxllm.hf.containment import contained
+from jaxllm.containment import contained
 from jaxllm.hf.gguf import open_gguf
 from jaxllm.hf.registry import family_of
 from jaxllm.hf.tensor_files import read_folder

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxllm.hf.containment import contained
+from jaxllm.containment import contained
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DTYPES: dict[str, Any] = {
@@ -32,7 +32,9 @@ _DTYPES: dict[str, Any] = {
     "I8": np.int8,
     "U8": np.uint8,
     "BOOL": np.bool_,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
 }
+_WEIGHTS = ("F64", "F32", "F16", "BF16")
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 
@@ -49,6 +51,19 @@ class Entry(NamedTuple):
     def is_float(self) -> bool:
         """Whether it has floating-point numbers, of a kind that is read here or of another."""
         return self.dtype.startswith(("F", "BF"))
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be read as a weight, if it cannot."""
+        if not self.is_float:
+            return f"holds whole numbers ({self.dtype}), quantised in a way that is not read"
+        if self.dtype not in _WEIGHTS:
+            return f"of {self.dtype}; without scales only {', '.join(_WEIGHTS)} are read"
+        return None
+
+    def read(self, box: tuple[slice, ...]) -> np.ndarray:
+        """A part of the tensor, mapped: one slice for each dimension."""
+        return self.array()[(..., *box)]
 
     def array(self) -> np.ndarray:
         """The tensor, mapped. ValueError for a dtype that numpy has no word for."""
@@ -69,10 +84,12 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     ValueError for a folder without any, an index that names a missing file, or a broken file.
     """
     index, single = contained(folder, INDEX), contained(folder, SINGLE)
-    if not index.is_file():
-        if not single.is_file():
-            raise ValueError(_why_none(folder))
+    # A folder that has both means the one file: transformers opens that one, and an index beside
+    # it is left from a save in several files whose shards may be gone or older.
+    if single.is_file():
         return read_file(single)
+    if not index.is_file():
+        raise ValueError(_why_none(folder))
     named = _read_index(index)
     files = {name: contained(folder, name) for name in sorted(set(named.values()))}
     # Not Path.is_file, which raises OSError for a name that is too long.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.data.chat_template import DEFAULT, named_templates
-from jaxllm.hf.containment import contained
+from jaxllm.containment import contained
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken

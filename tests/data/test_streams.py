@@ -60,6 +60,19 @@ def test_a_damaged_shard_is_named_when_it_is_read(copy, damage):
         whole(PreparedStream(copy, "train"))
 
 
+@pytest.mark.parametrize("way", ["dots", "link"])
+def test_a_dataset_names_no_file_outside_of_its_folder(copy, tmp_path, way):
+    shard = copy / shard_name("texts", "train", 0, 1)
+    elsewhere = shard.rename(tmp_path / shard.name)
+    if way == "dots":
+        card = (copy / SIDECAR).read_text()
+        (copy / SIDECAR).write_text(card.replace(shard.name, f"../{shard.name}"))
+    else:
+        shard.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=r"(not inside|outside) of"):
+        PreparedStream(copy, "train")
+
+
 def test_an_id_outside_the_vocabulary_is_named_by_shard_and_record(copy):
     shard = copy / shard_name("texts", "validation", 0, 1)
     good = whole(PreparedStream(copy, "validation"))

@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from jaxllm.hf.containment import contained
+from jaxllm.containment import contained
 from jaxllm.hf.tensor_files import (
     INDEX,
     SINGLE,

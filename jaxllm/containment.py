@@ -1,4 +1,4 @@
-"""Which files belong to a model's folder: what comes with a model must not name any other."""
+"""Which files belong to a folder that comes from elsewhere: it must not name any other."""
 
 import os
 from pathlib import Path
