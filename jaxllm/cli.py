@@ -5,7 +5,6 @@ Exit codes: 0 done, 2 wrong usage or config, 75 interrupted (run the same comman
 """
 
 import logging
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -66,6 +65,39 @@ def train(
 
     loaded = _load(config, overrides)
     raise typer.Exit(train(loaded, dry_run=dry_run, requested=change or []))
+
+
+@app.command()
+def launch(
+    config: ConfigArgument,
+    processes: Annotated[int, typer.Option(help="How many processes are one run.", min=1)],
+    overrides: OverridesArgument = None,
+    devices_per_process: Annotated[
+        int, typer.Option(help="CPU devices that each process has.", min=1)
+    ] = 1,
+    max_restarts: Annotated[
+        int, typer.Option(help="In a row without a newer checkpoint, until it gives up.", min=0)
+    ] = 10,
+    max_backoff: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Longest pause before a restart; the first is 1 s.", min=0
+        ),
+    ] = 60.0,
+) -> None:
+    """Train in several processes on this machine's CPU, and start them again if one fails."""
+    from jaxllm.commands.launch import launch
+
+    raise typer.Exit(
+        launch(
+            config,
+            overrides or [],
+            processes=processes,
+            devices_per_process=devices_per_process,
+            max_restarts=max_restarts,
+            max_backoff=max_backoff,
+        )
+    )
 
 
 @app.command()
@@ -344,7 +376,7 @@ def configs() -> None:
 
 def _exit_on_sigterm() -> None:
     """From here on, before the slow imports, SIGTERM ends this command with code 75."""
-    from jaxllm.training.guards import exit_on_sigterm
+    from jaxllm.training.signals import exit_on_sigterm
 
     exit_on_sigterm()
 
@@ -368,12 +400,12 @@ def main() -> None:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        _leave(EXIT_CTRL_C)
+        _leave(EXIT_CTRL_C, reason="interrupted by ctrl-C")
     except (ValueError, OSError) as error:
         if not _is_ours(error):
             raise
         print(f"error: {error}", file=sys.stderr)
-        _leave(1 if isinstance(error, OSError) else EXIT_USAGE)
+        _leave(1 if isinstance(error, OSError) else EXIT_USAGE, reason=str(error))
     finally:
         sys.excepthook = _leave_after_traceback  # typer has put its own there
 
@@ -388,9 +420,16 @@ def _say_unless_late(event: Any) -> None:
 
 
 def _leave_after_traceback(kind: type, error: BaseException, trace: Any) -> None:
-    """What Python does with an error that nobody expected, and then `_leave`."""
+    """What Python does with an error that nobody expected, and then `_leave`.
+
+    Where the error is only how this process saw another one die, it ends before, with one line.
+    """
+    reason = f"{kind.__name__}: {error}"
+    from jaxllm.parallel import lifeline
+
+    lifeline.report(1, reason)
     sys.__excepthook__(kind, error, trace)
-    _leave(1)
+    _leave(1, reason=reason)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -399,18 +438,12 @@ def _is_ours(error: BaseException) -> bool:
     return frames[-1][0].f_globals.get("__name__", "").startswith("jaxllm.")
 
 
-def _leave(code: int) -> None:
-    """End the process; one of several that failed goes at once.
+def _leave(code: int, *, reason: str = "exit") -> None:
+    """End the process, and first the others of a run if this one has failed."""
+    if "jax" in sys.modules:
+        from jaxllm.parallel import distributed
 
-    A normal exit waits for the other processes, and they for this one, until JAX gives up.
-    """
-    if code not in (0, EXIT_INTERRUPTED) and "jax" in sys.modules:
-        import jax
-
-        if jax.distributed.is_initialized():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        distributed.leave(code, reason)
     sys.exit(code)
 
 

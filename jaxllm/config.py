@@ -297,8 +297,9 @@ def non_defaults(config: Config, prefix: str = "") -> dict[str, Any]:
         value = getattr(config, name)
         if value == field.get_default(call_default_factory=True):
             continue
-        children = value if isinstance(value, dict) else {}
-        for key, child in {f"{name}.{k}": v for k, v in children.items()}.items():
+        inside = value if isinstance(value, dict) else {}
+        children = {f"{name}.{k}": v for k, v in inside.items() if isinstance(v, Config)}
+        for key, child in children.items():
             shown.update(_kind(child, f"{prefix}{key}."), **non_defaults(child, f"{prefix}{key}."))
         if isinstance(value, Config):
             if field.annotation is not type(value):

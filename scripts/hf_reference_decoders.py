@@ -29,6 +29,15 @@ def decoder(architecture: str, config: dict, **settings: object) -> Case:
     return Case(architecture, "decoder", config, **settings)
 
 
+# The ramp ends behind the fourth of six frequencies, behind the third of five.
+YARN = {
+    "kind": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 2.0,
+    "beta_slow": 0.25,
+}
+
 LLAMAS = {
     "llama1": decoder("LlamaForCausalLM", LLAMA | {"num_key_value_heads": 6} | rope(5000.0)),
     "llama3": decoder(
@@ -46,20 +55,7 @@ LLAMAS = {
             original_max_position_embeddings=32,
         ),
     ),
-    "llama_yarn": decoder(
-        "LlamaForCausalLM",
-        LLAMA
-        | {"head_dim": 12}
-        # The ramp runs over the first four of six frequencies.
-        | rope(
-            100.0,
-            "yarn",
-            factor=4.0,
-            original_max_position_embeddings=16,
-            beta_fast=2.0,
-            beta_slow=0.25,
-        ),
-    ),
+    "llama_yarn": decoder("LlamaForCausalLM", LLAMA | {"head_dim": 12} | rope(100.0, **YARN)),
     "llama_linear": decoder("LlamaForCausalLM", LLAMA | rope(3000.0, "linear", factor=2.5)),
     "llama_bias": decoder(
         "LlamaForCausalLM",
@@ -73,7 +69,7 @@ LLAMAS = {
         "MixtralForCausalLM",
         LLAMA
         | {"num_key_value_heads": 3, "num_local_experts": 5, "num_experts_per_tok": 2}
-        | {"sliding_window": None}
+        | {"sliding_window": 6}
         | rope(20000.0),
     ),
 }
@@ -87,7 +83,11 @@ QWENS = {
         | rope(40000.0),
     ),
     "qwen3": decoder(
-        "Qwen3ForCausalLM", LLAMA | {"head_dim": 10, "num_key_value_heads": 3} | rope(30000.0)
+        "Qwen3ForCausalLM",
+        LLAMA
+        | {"head_dim": 10, "num_key_value_heads": 3}
+        | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+        | rope(100.0, **YARN, truncate=False, attention_factor=0.8),
     ),
 }
 QWEN3_MOE = LLAMA | {
@@ -98,10 +98,16 @@ QWEN3_MOE = LLAMA | {
     "norm_topk_prob": True,
 }
 QWENS |= {
-    "qwen3_moe": decoder("Qwen3MoeForCausalLM", QWEN3_MOE | rope(30000.0)),
+    "qwen3_moe": decoder(
+        "Qwen3MoeForCausalLM", QWEN3_MOE | rope(100.0, **YARN, mscale=0.7, mscale_all_dim=1.5)
+    ),
     "qwen3_moe_unnormalized": decoder(
         "Qwen3MoeForCausalLM",
-        QWEN3_MOE | {"norm_topk_prob": False, "tie_word_embeddings": True} | rope(900.0),
+        QWEN3_MOE
+        | {"norm_topk_prob": False, "tie_word_embeddings": True}
+        | {"use_sliding_window": True, "sliding_window": 8}
+        # Of the two weights, one alone counts for nothing.
+        | rope(100.0, **YARN, mscale=0.7),
     ),
 }
 
@@ -109,7 +115,9 @@ GEMMA = LLAMA | {"head_dim": 10, "bos_token_id": 2}
 GEMMAS = {
     "gemma": decoder(
         "GemmaForCausalLM",
-        GEMMA | {"num_key_value_heads": 1, "hidden_act": "gelu_pytorch_tanh"} | rope(5000.0),
+        GEMMA
+        | {"num_key_value_heads": 1, "hidden_act": "gelu_pytorch_tanh", "attention_bias": True}
+        | rope(5000.0),
     ),
     "gemma2": decoder(
         "Gemma2ForCausalLM",
@@ -123,6 +131,7 @@ GEMMAS = {
         "Gemma3ForCausalLM",
         GEMMA
         | {"num_hidden_layers": 7, "sliding_window": 5, "sliding_window_pattern": 3}
+        | {"attention_bias": True}
         | {"query_pre_attn_scalar": 14, "hidden_activation": "gelu_pytorch_tanh"}
         | {
             "rope_parameters": {
@@ -146,7 +155,7 @@ OTHERS = {
         {"vocab_size": 97, "n_positions": 40, "n_embd": 36, "n_layer": 3, "n_head": 6}
         | {"n_inner": 80, "layer_norm_epsilon": 3e-4, "bos_token_id": 1, "eos_token_id": None},
     ),
-    "phi3": decoder("Phi3ForCausalLM", PHI3 | rope(5000.0)),
+    "phi3": decoder("Phi3ForCausalLM", PHI3 | {"sliding_window": 7} | rope(5000.0)),
     # transformers takes the long factors for a whole batch once any row is longer than the
     # original length, and its cache would mix both: every prompt is long here, and short below.
     "phi3_longrope": decoder(
@@ -198,16 +207,7 @@ DEEPSEEKS = {
         DEEPSEEK
         | {"q_lora_rank": 20, "n_group": 4, "topk_group": 2, "n_shared_experts": 1}
         | {"routed_scaling_factor": 1.7, "norm_topk_prob": True, "rope_interleave": True}
-        | rope(
-            100.0,
-            "yarn",
-            factor=4.0,
-            original_max_position_embeddings=16,
-            beta_fast=2.0,
-            beta_slow=0.25,
-            mscale=0.7,
-            mscale_all_dim=1.0,
-        ),
+        | rope(100.0, **YARN, mscale=0.7, mscale_all_dim=1.0),
     ),
     "deepseek_v3_plain": decoder(
         "DeepseekV3ForCausalLM",

@@ -31,6 +31,8 @@ TEXT_ENCODERS = {
     "roberta_sequence": encoder(
         "RobertaForSequenceClassification", "sequence", ROBERTA | {"num_labels": 4}
     ),
+    "roberta_token": encoder("RobertaForTokenClassification", "token", ROBERTA | {"num_labels": 5}),
+    "roberta_qa": encoder("RobertaForQuestionAnswering", "question_answering", ROBERTA),
     "roberta_model": encoder("RobertaModel", "text_model", ROBERTA),
 }
 

@@ -18,8 +18,6 @@ from safetensors.numpy import load_file
 from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).parents[1]
-# A gradient below is rounding: softmax, for one, forgets what it adds to all scores of a query.
-ZERO = {torch.float64: 1e-12, torch.float32: 1e-6}
 # Embeddings are small, or models that reuse them as the head would only repeat their input.
 MATRIX, VECTOR, EMBEDDING = 1.0, 0.1, 0.15
 EMBEDDINGS = re.compile(
@@ -140,7 +138,7 @@ def load(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
 
 
 def gradient_norms(model: Any) -> dict[str, float]:
-    """The L2 norm of the gradient of every tensor on disk; 0 where the loss does not depend on it.
+    """The L2 norm of the gradient of every tensor on disk; 0 for what has none.
 
     A model whose parameters are the gradients is saved, so that transformers itself splits and
     names them as on disk; tied parameters appear once.
@@ -156,8 +154,10 @@ def gradient_norms(model: Any) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         gradients.save_pretrained(folder)
         tensors = load_file(Path(folder) / "model.safetensors")
-    norms = {name: float(np.linalg.norm(value.ravel())) for name, value in sorted(tensors.items())}
-    return {name: norm if norm > ZERO[model.dtype] else 0.0 for name, norm in norms.items()}
+    return {
+        name: float(np.linalg.norm(value.ravel().astype(np.float64)))
+        for name, value in sorted(tensors.items())
+    }
 
 
 def quiet() -> None:

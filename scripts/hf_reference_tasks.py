@@ -15,6 +15,7 @@ LENGTHS = (24, 17, 9)
 TARGET_LENGTHS = (15, 11, 6)
 FIRST_WORD = 4  # smaller tokens may be special: padding, mask, beginning, end
 MASK_TOKEN = 3
+TARGETS = ("labels", "start_positions", "end_positions")  # of a batch, read by the loss alone
 IGNORED = -100  # the label that no loss of torch or transformers counts
 
 
@@ -39,12 +40,12 @@ def texts(config: Any, lengths: tuple[int, ...] = LENGTHS, seed: int = 1) -> Bat
     }
 
 
-def encoder_texts(config: Any) -> Batch:
+def encoder_texts(config: Any, lengths: tuple[int, ...] = LENGTHS) -> Batch:
     """Texts, and for a model that tells two types apart, the second half of each as the second."""
-    batch = texts(config)
+    batch = texts(config, lengths)
     if config.type_vocab_size > 1:
-        halves = torch.tensor(LENGTHS)[:, None] // 2
-        is_second = torch.arange(max(LENGTHS))[None] >= halves
+        halves = torch.tensor(lengths)[:, None] // 2
+        is_second = torch.arange(max(lengths))[None] >= halves
         batch["token_type_ids"] = is_second.long() * batch["attention_mask"]
     return batch
 
@@ -71,9 +72,12 @@ def token_labels(config: Any) -> Batch:
 
 
 def spans(config: Any) -> Batch:
-    """Where the answer begins and ends in each text."""
+    """Where the answer begins and ends in each text.
+
+    The texts are equally long: transformers' loss of a span counts the scores of padding, too.
+    """
     span = {"start_positions": torch.tensor([3, 0, 5]), "end_positions": torch.tensor([9, 16, 5])}
-    return encoder_texts(config) | span
+    return encoder_texts(config, (19, 19, 19)) | span
 
 
 def images(config: Any) -> Batch:
@@ -128,10 +132,12 @@ def run_decoder(model: Any, batch: Batch) -> Answer:
 
 
 def run_encoder(model: Any, batch: Batch) -> Answer:
-    """The logits of a head over an encoder and transformers' own loss."""
+    """The logits of a head over an encoder, its last state and transformers' own loss."""
     answer, mask = model(**batch), batch.get("attention_mask")
     names = ("logits", "start_logits", "end_logits")
     outputs = {name: answer[name] for name in names if name in answer}
+    inputs = {name: x for name, x in batch.items() if name not in TARGETS}
+    outputs["last_hidden_state"] = model.base_model(**inputs).last_hidden_state
     for name, value in outputs.items():
         if mask is not None and value.shape[:2] == mask.shape:
             outputs[name] = unpadded(value, mask)
@@ -150,20 +156,36 @@ def run_headless(model: Any, batch: Batch) -> Answer:
 
 
 def run_clip(model: Any, batch: Batch) -> Answer:
-    """The two embeddings and their similarity, and the contrastive loss."""
+    """The two embeddings and their similarity, both towers' states, and the contrastive loss.
+
+    Those of images are taken behind the norm that transformers gives the first of them only.
+    """
     answer = model(**batch, return_loss=True)
     names = ("logits_per_image", "text_embeds", "image_embeds")
-    return answer.loss, {name: answer[name] for name in names}
+    images = answer.vision_model_output.last_hidden_state
+    return answer.loss, {name: answer[name] for name in names} | {
+        "text_last_hidden_state": unpadded(
+            answer.text_model_output.last_hidden_state, batch["attention_mask"]
+        ),
+        "image_last_hidden_state": model.vision_model.post_layernorm(images),
+    }
 
 
 def run_seq2seq(model: Any, batch: Batch) -> Answer:
-    """The logits of the targets, the encoder's last state and transformers' own loss."""
+    """The logits of the targets, the last state of both halves and transformers' own loss."""
     answer = model(**batch, use_cache=False)
+    states, mask = answer.encoder_last_hidden_state, batch["attention_mask"]
+    hidden = model.get_decoder()(
+        input_ids=batch["decoder_input_ids"],
+        encoder_hidden_states=states,
+        encoder_attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state
+    is_scored = batch["labels"] != IGNORED
     return answer.loss, {
-        "logits": unpadded(answer.logits, batch["labels"] != IGNORED),
-        "encoder_last_hidden_state": unpadded(
-            answer.encoder_last_hidden_state, batch["attention_mask"]
-        ),
+        "logits": unpadded(answer.logits, is_scored),
+        "last_hidden_state": unpadded(hidden, is_scored),
+        "encoder_last_hidden_state": unpadded(states, mask),
     }
 
 

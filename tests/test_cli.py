@@ -32,7 +32,7 @@ def replace_train(monkeypatch, result):
     """Puts `result` in the place of the training command."""
     import jaxllm.commands.train as module
 
-    def train(config, *, dry_run=False):
+    def train(config, *, dry_run=False, requested=()):
         if isinstance(result, BaseException):
             raise result
         return result

@@ -70,7 +70,7 @@ def refusal(*overrides):
             "optim.momentum: unknown key; allowed here: beta1, beta2, clip_norm",
         ),
         ("model.type=llama", "model.type: given 'llama'"),
-        ("training.type=x", "training.type: unknown key; allowed here: ema"),
+        ("training.type=x", "training.type: unknown key; allowed here: anomalies, ema"),
         ("model.zzz=1", "model.zzz: unknown key; allowed here: activation, attention"),
         ("model.num_layers=three", "model.num_layers: given 'three'; input should be a valid int"),
         ("model.num_layers=1.5", "model.num_layers: given 1.5; input should be a valid integer"),

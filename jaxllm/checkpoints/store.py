@@ -1,22 +1,25 @@
-"""Saves and restores the state of a run with Orbax, asynchronously.
+"""The checkpoints of a run: what is saved, restored, verified and gone back to.
 
 A checkpoint has four items: `params` (and the averaged weights), `opt`, `data` (the loader's
-position, a small JSON) and `meta` (step and config).
+position, a small JSON) and `meta` (step and config). Every file of it is in its manifest, which is
+checked before anything is used.
 """
 
-import errno
-import os
-import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from pydantic import NonNegativeInt, PositiveInt
 
-from jaxllm.checkpoints.snapshot import Snapshot
+from jaxllm.checkpoints.corrupt import CheckpointCorrupt
+from jaxllm.checkpoints.faults import read_with_patience
+from jaxllm.checkpoints.flat import flatten, other_shapes, unflatten
+from jaxllm.checkpoints.manager import reading_manager
+from jaxllm.checkpoints.manifest import MANIFEST_FILE
+from jaxllm.checkpoints.quarantine import discard, keep_sound, shared_damage
+from jaxllm.checkpoints.writer import CheckpointWriter
 from jaxllm.schema import Config
 
 
@@ -33,10 +36,17 @@ class CheckpointConfig(Config):
     """How many checkpoints with the lowest validation loss are kept in addition."""
     is_async: bool = True
     """Whether training goes on while a checkpoint is written."""
+    on_error: Literal["stop", "continue"] = "stop"
+    """Whether a save that the system refuses ends the run or, but for the last, only is told."""
 
-    def build(self, folder: Path) -> "CheckpointStore":
-        """The checkpoints under `folder`, which is made if it is missing."""
-        return CheckpointStore(folder, self)
+    def build(
+        self, folder: Path, *, on_message: Callable[[str], None] = print
+    ) -> "CheckpointStore":
+        """The checkpoints under `folder`, which is made if it is missing.
+
+        on_message: told on the first process what happens to checkpoints, a line at a time.
+        """
+        return CheckpointStore(folder, self, on_message=on_message)
 
 
 Item = Literal["params", "opt"]
@@ -45,28 +55,40 @@ Item = Literal["params", "opt"]
 class CheckpointStore:
     """The checkpoints of one run. A context manager: leaving it waits for writes in flight."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig | None = None):
-        """`config` None opens the folder for reading only."""
-        import orbax.checkpoint as ocp
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig | None = None,
+        *,
+        on_message: Callable[[str], None] = print,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
+        """`config` None opens the folder for reading only.
 
+        For training, corrupt checkpoints are first moved aside up to the newest sound one;
+        CheckpointCorrupt if none is sound. All processes open it together.
+        """
         self.folder = folder
-        self._snapshot = Snapshot()
-        options = (
-            ocp.CheckpointManagerOptions(read_only=True)
-            if config is None
-            else _manager_options(config)
+        self._say = on_message if jax.process_index() == 0 else _say_nothing
+        self._sleep = sleep
+        self._verified: set[int] = set()
+        self._writer: CheckpointWriter | None = None
+        self._reader: Any = None
+        if config is None:
+            self._reader = reading_manager(folder)
+            return
+        newest = keep_sound(folder, say=self._say, sleep=sleep)
+        self._verified |= set() if newest is None else {newest}
+        self._writer = CheckpointWriter(
+            folder,
+            keep_latest=config.keep_latest,
+            keep_every=config.keep_every,
+            keep_best=config.keep_best,
+            goes_on=config.on_error == "continue",
+            say=self._say,
+            sleep=sleep,
         )
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=options,
-            item_handlers={
-                # Weights are noise to a compressor: zstd takes 5% off for three times the work.
-                "params": ocp.PyTreeCheckpointHandler(use_compression=False),
-                "opt": ocp.PyTreeCheckpointHandler(use_compression=False),
-                "data": ocp.JsonCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        self._is_async = config.is_async
 
     def __enter__(self) -> "CheckpointStore":
         return self
@@ -74,16 +96,26 @@ class CheckpointStore:
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         if kind is not None and jax.process_count() > 1:
             return  # closing waits for the other processes, and this one is failing alone
-        with _writing(self.folder):
-            self._manager.close()
+        if self._writer is None:
+            self._reader.close()
+        elif kind is None:
+            self._writer.close()
+        else:
+            self._writer.close_after_error()
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
         """All complete checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
+        if self._writer is not None:
+            return sorted(self._manager.all_steps())
+        return sorted(
+            step
+            for step in self._manager.all_steps()
+            if (self.folder / str(step) / MANIFEST_FILE).exists()
+        )
 
     def save(
         self,
@@ -97,45 +129,78 @@ class CheckpointStore:
     ) -> None:
         """Begin to save; returns once the arrays are copied and may be donated.
 
-        OSError for a save in flight that went wrong (a full disk), by the next `save` or `wait`.
+        OSError for a save that went wrong (a full disk): at once, or by the next `save` or `wait`.
+        With on_error "continue" that is told instead, and only `wait` raises it.
         """
-        import orbax.checkpoint as ocp
-
-        self._check_space((params, opt))
-        self.wait()  # one save at a time: the copy of the one before is about to be overwritten
-        params, opt = self._snapshot.take((params, flatten(opt)))
-        metrics = None if validation_loss is None else {"validation_loss": validation_loss}
-        items = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(params),
-            opt=ocp.args.PyTreeSave(opt),
-            data=ocp.args.JsonSave(dict(data)),
-            meta=ocp.args.JsonSave(dict(meta)),
+        writer = self._writing()
+        writer.save(
+            step,
+            arrays=(params, flatten(opt)),
+            data=data,
+            meta=meta,
+            validation_loss=validation_loss,
         )
-        with _writing(self.folder):
-            is_saved = self._manager.save(step, args=items, metrics=metrics, force=True)
-        # Orbax says no by returning False alone.
-        assert is_saved, f"checkpoint {step} was not saved; the latest is {self.latest_step()}"
+        if not self._is_async:
+            writer.settle_or_tell()
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk; OSError for what went wrong on the way."""
-        with _writing(self.folder):
-            self._manager.wait_until_finished()
+        """Wait until what was saved last is on disk; OSError if it is not, for whatever reason."""
+        if self._writer is not None:
+            self._writer.settle()
+
+    def verify(self, step: int) -> None:
+        """CheckpointCorrupt if any file is not as it was saved. All processes call it together."""
+        damage = shared_damage(self.folder, step, sleep=self._sleep)
+        if damage is not None:
+            raise CheckpointCorrupt(
+                self.folder,
+                {step: damage},
+                "Nothing was changed: use another checkpoint, as by --step, or let training go "
+                "on, which goes back to the newest sound one",
+            )
+        self._verified.add(step)
+
+    def roll_back(self, step: int) -> None:
+        """Delete the checkpoints after `step`, so that training can go on from there.
+
+        step: of a checkpoint, or 0: the beginning, where there may be none.
+        They are deleted, not kept: all of them can be computed again, and a run that rolls back
+        often would fill its disk. ValueError if there is no such checkpoint, CheckpointCorrupt if
+        it is damaged; then nothing is deleted. All processes call it together.
+        """
+        writer = self._writing()
+        writer.settle_or_tell()
+        steps = self.steps()
+        if step in steps:
+            self.verify(step)
+        elif step:
+            raise ValueError(f"{self.folder} has no checkpoint of step {step}; it has {steps}")
+        newer = [other for other in steps if other > step]
+        discard(self.folder, newer)
+        self._verified -= set(newer)
+        self._manager.reload()
 
     def restore_json(self, item: Literal["data", "meta"], step: int) -> dict[str, Any]:
-        """The `data` or `meta` of a checkpoint."""
+        """The `data` or `meta` of a checkpoint. CheckpointCorrupt as for `verify`."""
         import orbax.checkpoint as ocp
 
         args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
-        return self._manager.restore(step, args=args)[item]
+        return self._read(step, lambda: self._manager.restore(step, args=args)[item])
 
     def has_average(self, step: int) -> bool:
         """Whether a checkpoint holds averaged weights beside those that are trained."""
-        return "ema" in self._manager.item_metadata(step)["params"].tree
+        return "ema" in self._read(step, lambda: self._manager.item_metadata(step)["params"].tree)
+
+    def has_guard(self, step: int) -> bool:
+        """Whether a checkpoint remembers which steps were skipped."""
+        saved = self._read(step, lambda: self._manager.item_metadata(step)["opt"].tree)
+        return any(path.startswith("guard.") for path in flatten(saved))
 
     def restore(self, step: int, item: Item, abstract: Any) -> Any:
         """An item's arrays in the shapes, dtypes and shardings of `abstract`.
 
-        ValueError if the checkpoint has other arrays than the model asked for.
+        ValueError if the checkpoint has other arrays than the model asked for; CheckpointCorrupt
+        as for `verify`.
         """
         import orbax.checkpoint as ocp
 
@@ -150,35 +215,15 @@ class CheckpointStore:
         args = ocp.args.Composite(
             **{item: ocp.args.PyTreeRestore(item=target, restore_args=restore_args)}
         )
-        restored = self._manager.restore(step, args=args)[item]
+        restored = self._read(step, lambda: self._manager.restore(step, args=args)[item])
         return unflatten(restored, abstract) if item == "opt" else restored
-
-    def _check_space(self, arrays: Any) -> None:
-        """OSError unless the disk has room: Orbax would fail midway, among pages of tracebacks."""
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk has {free / 1e6:,.0f} MB free, but a checkpoint takes "
-                f"{needed / 1e6:,.0f} MB. Earlier checkpoints are whole: free some space and run "
-                "the same command again",
-                str(self.folder),
-            )
 
     def check_shapes(self, step: int, item: str, target: Any) -> None:
         """ValueError if the checkpoint has other arrays than `target`."""
-        saved = self._manager.item_metadata(step)[item].tree
-        saved_shapes = {path: tuple(leaf.shape) for path, leaf in flatten(saved).items()}
-        asked_shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
-        if saved_shapes == asked_shapes:
+        saved = self._read(step, lambda: self._manager.item_metadata(step)[item].tree)
+        lines = other_shapes(saved, target)
+        if not lines:
             return
-        lines = [
-            f"  {path}: saved {saved_shapes.get(path, 'nothing')}, "
-            f"the config asks for {asked_shapes.get(path, 'nothing')}"
-            for path in sorted(saved_shapes.keys() | asked_shapes.keys())
-            if saved_shapes.get(path) != asked_shapes.get(path)
-        ]
         more = [f"  ... and {len(lines) - 12} more"] if len(lines) > 12 else []
         raise ValueError(
             f"checkpoint {self.folder}/{step} is of another architecture:\n"
@@ -186,66 +231,20 @@ class CheckpointStore:
             + "\nuse the model and optim sections it was trained with, or another run_dir"
         )
 
+    def _read[T](self, step: int, read: Callable[[], T]) -> T:
+        """What `read` gives, of a checkpoint that is verified first."""
+        if step not in self._verified:
+            self.verify(step)
+        return read_with_patience(read, self.folder, sleep=self._sleep)
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns the operating system's refusals, as Orbax passes them on, into one clear OSError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        code = _system_error(error)
-        if code is None:
-            raise
-        raise OSError(
-            code,
-            f"a checkpoint could not be written ({os.strerror(code)}). Checkpoints that were "
-            "complete before are whole; mend the cause (as by freeing some space) and run the "
-            "same command again",
-            str(folder),
-        ) from error
+    @property
+    def _manager(self) -> Any:
+        return self._reader if self._writer is None else self._writer.manager
+
+    def _writing(self) -> CheckpointWriter:
+        assert self._writer is not None, "opened for reading only"
+        return self._writer
 
 
-def _system_error(error: OSError | ValueError) -> int | None:
-    """The errno behind an error, which TensorStore has in the text of a ValueError; else None."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else None
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Any pytree -> {path: leaf}: names in a checkpoint do not hang on Optax's classes."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree.flatten_with_path(tree)[0]
-    }
-
-
-def unflatten(flat: Mapping[str, Any], like: Any) -> Any:
-    """The pytree of the structure `like` with the leaves of `flat`."""
-    return jax.tree.map_with_path(
-        lambda path, _: flat[jax.tree_util.keystr(path, simple=True, separator=".")], like
-    )
-
-
-def _manager_options(config: CheckpointConfig) -> Any:
-    import orbax.checkpoint as ocp
-
-    managers = ocp.checkpoint_managers
-    policies: list[Any] = [managers.LatestN(config.keep_latest)]
-    if config.keep_every is not None:
-        policies.append(managers.EveryNSteps(config.keep_every))
-    if config.keep_best:
-        policies.append(
-            managers.BestN(
-                get_metric_fn=lambda metrics: metrics["validation_loss"],
-                reverse=True,  # the lowest loss is the best
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
-        )
-    return ocp.CheckpointManagerOptions(
-        preservation_policy=managers.AnyPreservationPolicy(policies),
-        enable_async_checkpointing=config.is_async,
-        cleanup_tmp_directories=True,
-    )
+def _say_nothing(_: str) -> None:
+    return None

@@ -25,7 +25,7 @@ from jaxllm.training.state import (
     new_state,
     state_shardings,
 )
-from jaxllm.training.step import LossFn, make_loss, make_train_step
+from jaxllm.training.step import LossFn, TrainingConfig, make_loss, make_train_step
 
 
 class Assembly(NamedTuple):
@@ -128,7 +128,7 @@ def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     check_weights(layout.for_optimizer(), specs)
     optimizer = config.optim.build(specs, total_steps=config.training.steps)
     abstract = jax.eval_shape(
-        lambda params: new_state(fold(params, specs), optimizer, config.training.ema),
+        lambda params: _first_state(fold(params, specs), optimizer, config.training),
         param_dict(model),
     )
     return Assembly(
@@ -154,7 +154,14 @@ def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
 
 def state_of(params: Nested, config: RunConfig, parts: Assembly) -> TrainState:
     """The state before the first step of training that starts from these weights."""
-    return new_state(params, parts.optimizer, config.training.ema)
+    return _first_state(params, parts.optimizer, config.training)
+
+
+def _first_state(
+    params: Nested, optimizer: optax.GradientTransformation, training: TrainingConfig
+) -> TrainState:
+    has_guard = training.anomalies is not None
+    return new_state(params, optimizer, training.ema, has_guard=has_guard)
 
 
 def lower_step(
@@ -175,6 +182,7 @@ def lower_step(
         num_microbatches=config.training.num_microbatches,
         ema=config.training.ema,
         rebalance=parts.model.rebalance,
+        anomalies=config.training.anomalies,
     )
     rows = config.data.global_batch_size
     batch = {

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from jaxllm.commands.run_folder import (
 )
 from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
-from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.containment import contained
-from jaxllm.hf.model import IDS, check_empty, write_weights
-from jaxllm.hf.published import Published, open_published, read_weights
+from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.hf.model import check_empty, write_weights
+from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
 from jaxllm.hf.registry import families
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.models import DecoderConfig
@@ -42,6 +44,7 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     """
     console = Console(is_shown=True)
     check_empty(out)
+    _remove_partial(out)
     published = open_published(source)
     if not isinstance(published.config, DecoderConfig):
         raise ValueError(
@@ -62,28 +65,25 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
         on_progress=console.weights_progress(published.num_bytes),
     )
     console.close()
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with CheckpointConfig().build(partial / CHECKPOINT_FOLDER) as store:
+    with _complete_or_none(out) as partial:
         meta = {
             "step": 0,
             "vocab_size": vocab_size,
             "config": config.model_dump(mode="json"),
             "jax": jax.__version__,
         }
-        # Nothing was optimised yet; a checkpoint has the item all the same.
-        opt = {"step": jnp.zeros((), jnp.int32)}
-        store.save(0, params=weights_item(params, None), opt=opt, data={}, meta=meta)
-        store.wait()
-    if tokenizer is not None:
-        tokenizer.save(partial / TOKENIZER_FOLDER)
-    write_text(partial / PUBLISHED_FILE, json.dumps(published.raw, indent=2) + "\n")
-    if source.is_dir() and (source / GENERATION_FILE).is_file():
-        shutil.copyfile(contained(source, GENERATION_FILE), partial / GENERATION_FILE)
-    write_text(partial / DATASETS_FILE, "{}\n")
-    write_text(partial / CONFIG_FILE, dump_yaml(config))
-    _move(partial, out)
+        with CheckpointConfig().build(partial / CHECKPOINT_FOLDER) as store:
+            # Nothing was optimised yet; a checkpoint has the item all the same.
+            opt = {"step": jnp.zeros((), jnp.int32)}
+            store.save(0, params=weights_item(params, None), opt=opt, data={}, meta=meta)
+            store.wait()
+        if tokenizer is not None:
+            tokenizer.save(partial / TOKENIZER_FOLDER)
+        write_text(partial / PUBLISHED_FILE, json.dumps(published.raw, indent=2) + "\n")
+        if source.is_dir() and (source / GENERATION_FILE).is_file():
+            shutil.copyfile(contained(source, GENERATION_FILE), partial / GENERATION_FILE)
+        write_text(partial / DATASETS_FILE, "{}\n")
+        write_text(partial / CONFIG_FILE, dump_yaml(config))
     console.say(
         f"{published.family.model_type} with {parts.num_params:,} parameters is in {out}\n"
         f"next: jaxllm generate {out} --prompt '...'"
@@ -122,11 +122,28 @@ def _run_config(
     return parse_config(raw, origin="the config of the imported model")
 
 
-def _move(partial: Path, out: Path) -> None:
-    """Give a complete folder its name, in place of an empty one that may be there."""
-    if out.is_dir():
-        out.rmdir()
-    partial.rename(out)
+def _partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
+
+
+def _remove_partial(out: Path) -> None:
+    """Remove what a call for the same folder left that was killed."""
+    shutil.rmtree(_partial(out), ignore_errors=True)
+
+
+@contextmanager
+def _complete_or_none(out: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when all is in it; of an interruption nothing stays."""
+    _remove_partial(out)
+    partial = _partial(out)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.is_dir():
+            out.rmdir()  # an empty one, which may be there
+        partial.rename(out)
+    finally:
+        _remove_partial(out)
 
 
 def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
@@ -136,34 +153,33 @@ def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> N
     """
     console = Console(is_shown=True)
     check_empty(out)
+    _remove_partial(out)
     trained = open_model(run_dir, step=step)
     config = trained.config.model.model_copy(update={"vocab_size": trained.parts.model.vocab_size})
     raw = read_published_config(run_dir)
-    ids = {key: raw[key] for key in IDS if key in raw}
+    ids = kept_keys(raw, config)
     if not raw and trained.tokenizer is not None:
         # One token opens documents and ends them.
         ids = dict.fromkeys(IDS[:2], trained.tokenizer.delimiter_id)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    family = write_weights(
-        partial,
-        config,
-        trained.params,
-        family=families().get(raw.get("model_type", "")),
-        dtype=dtype,
-        extra=ids,
-        on_progress=console.weights_progress(
-            trained.parts.num_params * (4 if dtype == "float32" else 2)
-        ),
-    )
-    console.close()
-    if (run_dir / GENERATION_FILE).is_file():
-        shutil.copyfile(run_dir / GENERATION_FILE, partial / GENERATION_FILE)
-    elif trained.tokenizer is not None:
-        stops = list(trained.tokenizer.stop_ids)
-        generation = {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
-        write_text(partial / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
-    if trained.tokenizer is not None:
-        write_tokenizer(trained.tokenizer, partial)
-    _move(partial, out)
+    with _complete_or_none(out) as partial:
+        family = write_weights(
+            partial,
+            config,
+            trained.params,
+            family=families().get(raw.get("model_type", "")),
+            dtype=dtype,
+            extra=ids,
+            on_progress=console.weights_progress(
+                trained.parts.num_params * (4 if dtype == "float32" else 2)
+            ),
+        )
+        console.close()
+        if (run_dir / GENERATION_FILE).is_file():
+            shutil.copyfile(run_dir / GENERATION_FILE, partial / GENERATION_FILE)
+        elif trained.tokenizer is not None:
+            stops = list(trained.tokenizer.stop_ids)
+            generation = {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
+            write_text(partial / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
+        if trained.tokenizer is not None:
+            write_tokenizer(trained.tokenizer, partial)
     console.say(f"step {trained.step} as {family.architecture} is in {out}")

@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxllm.commands import run_folder
@@ -14,6 +16,7 @@ from jaxllm.data.corpus import SplitName
 from jaxllm.evaluation import Score
 from jaxllm.evaluation.compression import xz_bits_per_byte
 from jaxllm.parallel import distributed
+from jaxllm.training.goodput_records import Kind
 
 
 def is_complete(run_dir: Path, start: int, steps: int) -> bool:
@@ -29,10 +32,13 @@ def write_ending(
     sample: str,
     training_seconds: float,
     wall_seconds: float,
+    goodput: Mapping[Kind, float] = MappingProxyType({}),
 ) -> None:
     """Write summary.json, on the first process.
 
-    training_seconds: in steps alone; wall_seconds: in all; both over all starts of the run.
+    training_seconds: in steps alone; wall_seconds: in all; both over all starts of the run, up to
+    what they saved. goodput: all wall time since the first start in seconds by kind, lost steps and
+    dead time included.
     """
     if not distributed.is_first():
         return
@@ -48,6 +54,8 @@ def write_ending(
         "wall_seconds": wall_seconds,
         "sample": sample,
     }
+    if goodput:
+        summary["goodput"] = {kind: round(seconds, 3) for kind, seconds in goodput.items()}
     if config.evaluation.compare_xz:
         summary["xz_bits_per_byte"] = xz_bits_per_byte(*_raw_texts(config.data))
     run_folder.write_summary(run_dir, summary)
@@ -65,6 +73,8 @@ def show_ending(run_dir: Path, console: Console) -> None:
         f"done        {summary['steps']:,} steps, {summary['tokens']:,} tokens, "
         f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['wall_seconds']:.0f} s in all"
     )
+    if summary.get("goodput"):
+        console.say(f"goodput     {_goodput(summary['goodput'])}")
     if summary["validation_loss"] is not None:
         console.say(f"validation  loss {float(summary['validation_loss']):.4f}")
     if summary["validation_bits_per_byte"] is not None:
@@ -74,6 +84,14 @@ def show_ending(run_dir: Path, console: Console) -> None:
         console.say(line)
     console.say(f"run folder  {run_dir}")
     console.say(f"next        {_command()} report {run_dir}")
+
+
+def _goodput(seconds: Mapping[str, float]) -> str:
+    """The share of productive steps, and the largest of the others."""
+    total = max(sum(seconds.values()), 1e-9)
+    others = sorted((spent, kind) for kind, spent in seconds.items() if kind != "step")[::-1]
+    shown = ", ".join(f"{kind} {spent / total:.1%}" for spent, kind in others[:3] if spent > 0)
+    return f"{seconds['step'] / total:.1%} of {total:.0f} s in steps" + (shown and f"; {shown}")
 
 
 def _command() -> str:

@@ -19,6 +19,9 @@ MAY_CHANGE = (
     "plan_cache",
     "xla_flags",
     "training.num_microbatches",
+    "training.anomalies.max_rollbacks",
+    "training.replica_check_every",
+    "training.repeat_check_every",
     "model.attention",
     "objective.num_chunks",
     "model.remat",
@@ -38,6 +41,7 @@ MAY_CHANGE_ON_REQUEST = (
     "optim.learning_rate",
     "optim.schedule",
     "optim.weight_decay",
+    "training.anomalies",
     "training.steps",
 )
 

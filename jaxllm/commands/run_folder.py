@@ -8,7 +8,7 @@ published.json, the config.json of the model that it comes from.
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import jax
 
 from jaxllm.checkpoints import CheckpointStore
 from jaxllm.commands.assembly import Assembly, assemble
+from jaxllm.commands.lease import is_of_lease
 from jaxllm.commands.resumption import check_resumable
 from jaxllm.commands.saved_state import SavedState, weights_item
 from jaxllm.config import RunConfig, dump_yaml, load_config
@@ -23,7 +24,8 @@ from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
 from jaxllm.parallel import distributed
 from jaxllm.parallel.mesh import ParallelConfig
-from jaxllm.training.metrics import MetricsWriter, cut_back, json_value
+from jaxllm.training.goodput import Goodput
+from jaxllm.training.metrics import MetricsWriter, cut_back, json_value, last_step
 
 CONFIG_FILE, DATASETS_FILE, SUMMARY_FILE = "config.yaml", "datasets.json", "summary.json"
 TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
@@ -105,7 +107,7 @@ def check_config(run_dir: Path, config: RunConfig, *, requested: Sequence[str] =
             has_only_weights=is_new,
             requested=requested,
         )
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    elif run_dir.is_dir() and any(not is_of_lease(path) for path in run_dir.iterdir()):
         raise ValueError(
             f"run_dir {run_dir} is a folder with other things in it and no {CONFIG_FILE}; "
             "give another run_dir"
@@ -174,15 +176,24 @@ def _tokenizer(run_dir: Path) -> Tokenizer | None:
 
 
 def open_saved_state(
-    run_dir: Path, config: RunConfig, data: Data, loader: TrainLoader
+    run_dir: Path,
+    config: RunConfig,
+    data: Data,
+    loader: TrainLoader,
+    *,
+    on_message: Callable[[str], None] = print,
 ) -> SavedState:
-    """The run's checkpoints. ValueError if they are of other data or beyond the config's end."""
+    """The run's checkpoints. ValueError if they are of other data or beyond the config's end.
+
+    on_message: told, on the first process, what happens to checkpoints, a line at a time.
+    """
     saved = SavedState(
         run_dir / CHECKPOINT_FOLDER,
         config.checkpoints,
         loader,
         vocab_size=data.vocab_size,
         run_config=config.model_dump(mode="json"),
+        on_message=on_message,
     )
     if saved.start > config.training.steps:
         saved.__exit__()
@@ -193,12 +204,23 @@ def open_saved_state(
     return saved
 
 
-def open_metrics(run_dir: Path, config: RunConfig, *, step: int) -> MetricsWriter:
-    """The metrics of the run, cut back to `step`; on other processes one that writes nothing."""
+def open_goodput(goodput: Goodput, run_dir: Path, *, step: int, say: Callable[[str], None]) -> None:
+    """Go on with the account of the run's time, on the first process, before metrics are cut."""
+    if distributed.is_first():
+        goodput.open(run_dir, step=step, furthest=last_step(run_dir), say=say)
+
+
+def open_metrics(
+    run_dir: Path, config: RunConfig, *, step: int, say: Callable[[str], None]
+) -> MetricsWriter:
+    """The metrics of the run, cut back to `step`; on other processes one that writes nothing.
+
+    say: told once when they cannot be written, and when they can again, where the run goes on.
+    """
     if not distributed.is_first():
         return MetricsWriter([])
     cut_back(run_dir, step)
-    return config.metrics.build(run_dir, config.model_dump(mode="json"))
+    return config.metrics.build(run_dir, config.model_dump(mode="json"), say=say)
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.checkpoints.store import Item
 from jaxllm.commands.assembly import Assembly
 from jaxllm.nn.param import Nested
-from jaxllm.training.state import TrainState
+from jaxllm.training.state import TrainState, abstract_guard, place_guard
 
 
 class Position(Protocol):
@@ -36,18 +36,22 @@ class SavedState:
         *,
         vocab_size: int,
         run_config: Mapping[str, Any],
+        on_message: Callable[[str], None] = print,
     ):
         """Checkpoints in `folder` by `config`; ValueError if the newest is at other data.
 
+        Corrupt ones are moved aside first; CheckpointCorrupt if none is sound.
+
         vocab_size: ids of the data, kept for those who open the run without its data.
         run_config: the whole config as plain values, kept with every checkpoint.
+        on_message: told, on the first process, what happens to checkpoints, a line at a time.
         """
         self._config = config
         self._loader = loader
         self._vocab_size = vocab_size
         self._run_config = run_config
         self._began = time.monotonic()
-        self._store = config.build(folder)
+        self._store = config.build(folder, on_message=on_message)
         self.start = self._store.latest_step() or 0
         self._newest = self.start
         self._seconds_before = 0.0
@@ -76,7 +80,25 @@ class SavedState:
 
     def restore_weights(self, parts: Assembly) -> Nested:
         """Those weights, in the layout at hand. ValueError for another architecture."""
-        return self._restore("params", weights_item(parts.state.params, None))["weights"]
+        item = weights_item(parts.state.params, None)
+        return self._restore("params", item)["weights"]
+
+    def steps(self) -> list[int]:
+        """The steps that are saved, oldest first."""
+        return self._store.steps()
+
+    def verify(self, step: int) -> None:
+        """CheckpointCorrupt if a file of a checkpoint is not as it was saved."""
+        self._store.verify(step)
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints after `step`; nothing can be restored or saved here any more.
+
+        step: of a checkpoint, or 0 for the beginning. CheckpointCorrupt if that one is damaged;
+        then nothing is deleted. All processes call it together.
+        """
+        with jax.transfer_guard("allow"):  # the training loop forbids what is not explicit
+            self._store.roll_back(step)
 
     def is_due(self, step: int) -> bool:
         """Whether the config wants a checkpoint after step `step`."""
@@ -101,7 +123,7 @@ class SavedState:
         self._store.save(
             step,
             params=unfolded(weights_item(state.params, state.ema)),
-            opt=unfolded({"state": state.opt_state, "step": state.step}),
+            opt=unfolded(opt_item(state)),
             data=self._loader.state(step),
             meta={
                 "step": step,
@@ -133,15 +155,21 @@ class SavedState:
             raise
 
     def wait(self) -> None:
-        """Wait until everything saved is on disk; raises what went wrong on the way."""
+        """Wait until what was saved last is on disk; raises what went wrong on the way."""
         self._store.wait()
 
     def restore(self, parts: Assembly) -> TrainState:
-        """The newest state, in the layout at hand. ValueError for another architecture."""
+        """The state of step `start`, in the layout at hand. ValueError for another architecture."""
         abstract = parts.state
         params = self._restore("params", weights_item(abstract.params, abstract.ema))
-        opt = self._restore("opt", {"state": abstract.opt_state, "step": abstract.step})
-        return TrainState(opt["step"], params["weights"], opt["state"], params.get("ema"))
+        # Saved and wanted need not agree: the guard may be turned on or off in between.
+        is_saved = self._store.has_guard(self.start)
+        guard = abstract_guard(abstract.step.sharding) if is_saved else None
+        opt = self._restore("opt", opt_item(abstract._replace(guard=guard)))
+        guard = None
+        if abstract.guard is not None:
+            guard = opt["guard"] if is_saved else place_guard(abstract.step.sharding)
+        return TrainState(opt["step"], params["weights"], opt["state"], params.get("ema"), guard)
 
     def _restore(self, item: Item, abstract: Any) -> Any:
         return folded(self._store.restore(self.start, item, unfolded_shapes(abstract)), abstract)
@@ -150,6 +178,12 @@ class SavedState:
 def weights_item(params: Nested, ema: Nested | None) -> dict[str, Nested]:
     """What the checkpoint item `params` holds."""
     return {"weights": params} if ema is None else {"weights": params, "ema": ema}
+
+
+def opt_item(state: TrainState) -> dict[str, Any]:
+    """What the checkpoint item `opt` holds."""
+    item = {"state": state.opt_state, "step": state.step}
+    return item if state.guard is None else item | {"guard": state.guard}
 
 
 def unfolded(state: Any) -> Any:

@@ -13,6 +13,8 @@ from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
 from jaxllm.schema import Config
 
+SYNTHETIC_VALIDATION_TOKENS = 1 << 16
+
 
 class _Weighted(Config):
     weight: float = Field(default=1.0, ge=0)
@@ -63,14 +65,10 @@ class SyntheticDatasetConfig(_Weighted):
     """Kind of dataset: pseudo-random tokens."""
     num_tokens: int = Field(default=1 << 30, gt=1)
     """Number of training tokens."""
-    validation_tokens: int = Field(default=1 << 16, gt=1)
-    """Number of validation tokens."""
     vocab_size: int = Field(default=32768, gt=1, le=1 << 31)
     """Number of ids; 0 is the delimiter."""
     mean_document_tokens: int = Field(default=512, gt=1)
     """Mean length of a document in tokens."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the tokens."""
 
 
 DatasetConfig = Annotated[
@@ -99,8 +97,8 @@ def open_streams(config: DatasetConfig, *, folder: Path | None) -> dict[str, Tok
             return _bins(config)
         case SyntheticDatasetConfig():
             return {
-                "train": _synthetic(config, config.num_tokens, 2 * config.seed),
-                "validation": _synthetic(config, config.validation_tokens, 2 * config.seed + 1),
+                "train": _synthetic(config, config.num_tokens, seed=0),
+                "validation": _synthetic(config, SYNTHETIC_VALIDATION_TOKENS, seed=1),
             }
         case PreparedDatasetConfig():
             folder = Path(config.path)
@@ -129,7 +127,7 @@ def _bin(config: BinDatasetConfig, key: str, path: str) -> TokenStream:
     )
 
 
-def _synthetic(config: SyntheticDatasetConfig, num_tokens: int, seed: int) -> TokenStream:
+def _synthetic(config: SyntheticDatasetConfig, num_tokens: int, *, seed: int) -> TokenStream:
     return SyntheticStream(
         num_tokens=num_tokens,
         vocab_size=config.vocab_size,

@@ -6,6 +6,7 @@ and shuffling to (dataset, row); a host reads only the rows of its own slice of 
 """
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,16 +31,21 @@ class TrainLoader:
         rows: Sequence[int] | None = None,
         shuffle: bool = True,
         prefetch: int = 2,
+        skipped: Sequence[int] = (),
     ) -> None:
         """`streams` gives each dataset's stream and weight, the share of its rows.
 
         `rows` are this host's of the global batch, ascending; all of them by default. Weights are
         kept to 1% of the smallest. `prefetch` is how many batches `iterate`
-        reads ahead, each in a thread. Raises ValueError for a
-        stream shorter than a row.
+        reads ahead, each in a thread. `skipped` are batches, by number, that no step reads. Raises
+        ValueError for a stream shorter than a row.
         """
         assert streams
         assert prefetch >= 1
+        self._names = list(streams)
+        self._skipped = sorted(set(skipped))
+        # How many batches are read before each of those that are not.
+        self._read_before = [number - index for index, number in enumerate(self._skipped)]
         named = streams.items()
         self._streams = [stream for _, (stream, _) in named]
         self._length = sequence_length
@@ -61,18 +67,34 @@ class TrainLoader:
         data = {"sequence_length": sequence_length, "shuffle": shuffle, "datasets": datasets}
         self._fingerprint = {"seed": seed, "data": data}
 
+    def batch_number(self, step: int) -> int:
+        """Which batch step `step`, from 0, reads: the same one unless some are skipped."""
+        return step + bisect_right(self._read_before, step)
+
     def batch(self, step: int) -> Batch:
-        """This host's rows of global batch `step`, from 0; see `jaxllm.data.batch`."""
-        first = step * self._batch_size
-        numbers = first + self._rows
-        keys = np.fromiter(
-            (self._order[number] for number in numbers.tolist()), np.int64, len(numbers)
-        )
-        datasets = np.searchsorted(self._first_rows, keys, side="right") - 1
-        starts = (keys - self._first_rows[datasets]) * self._length
+        """This host's rows of the global batch of step `step`, from 0; see `jaxllm.data.batch`.
+
+        example_index counts the rows of skipped batches too, so that no two rows share theirs.
+        """
+        numbers = self.batch_number(step) * self._batch_size + self._rows
+        datasets, rows = self._located(numbers)
         return make_batch(
-            self._read(datasets, starts), delimiter_id=self._delimiter_id, example_index=numbers
+            self._read(datasets, rows * self._length),
+            delimiter_id=self._delimiter_id,
+            example_index=numbers,
         )
+
+    def rows_of(self, step: int) -> list[tuple[str, int]]:
+        """Every row of the global batch of step `step`, from 0, on all hosts: (dataset, row).
+
+        Row i of a dataset is its training tokens [i * T, i * T + T + 1).
+        """
+        first = self.batch_number(step) * self._batch_size
+        datasets, rows = self._located(np.arange(first, first + self._batch_size))
+        return [
+            (self._names[dataset], row)
+            for dataset, row in zip(datasets.tolist(), rows.tolist(), strict=True)
+        ]
 
     def iterate(self, start_step: int = 0) -> Generator[Batch]:
         """Batches from `start_step` on, endlessly, read ahead in threads.
@@ -93,7 +115,10 @@ class TrainLoader:
 
     def state(self, step: int) -> dict[str, Any]:
         """The position in front of a step, as JSON; the same on every host."""
-        return {"next_row": step * self._batch_size, "fingerprint": self._fingerprint}
+        number = self.batch_number(step - 1) + 1 if step else 0
+        state = {"next_row": number * self._batch_size, "fingerprint": self._fingerprint}
+        skipped = self._skipped_before(number)
+        return state | ({"skipped": skipped} if skipped else {})
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError, showing the difference, when a state is of other batches."""
@@ -103,12 +128,27 @@ class TrainLoader:
                 f"data.global_batch_size: row {state['next_row']} is not where a batch of "
                 f"{self._batch_size} begins"
             )
+        number = state["next_row"] // self._batch_size
+        differences += _differences(
+            "skipped batches", state.get("skipped", []), self._skipped_before(number)
+        )
         if differences:
             raise ValueError(
                 "the data differs from what the checkpoint was trained on:\n  "
                 + "\n  ".join(differences)
                 + "\nrestore these settings, or start a new run folder"
             )
+
+    def _skipped_before(self, number: int) -> list[int]:
+        return self._skipped[: bisect_left(self._skipped, number)]
+
+    def _located(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Global row numbers -> indices of their datasets, and their rows in these."""
+        keys = np.fromiter(
+            (self._order[number] for number in numbers.tolist()), np.int64, len(numbers)
+        )
+        datasets = np.searchsorted(self._first_rows, keys, side="right") - 1
+        return datasets, keys - self._first_rows[datasets]
 
     def _read(self, datasets: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The rows, each from its dataset, shape (B, T + 1)."""

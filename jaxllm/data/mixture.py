@@ -199,8 +199,13 @@ class Data:
                 )
         return {name: (self.streams[name]["train"], w) for name, w in weights.items() if w}
 
-    def train_loader(self, *, seed: int, rows: Sequence[int] | None = None) -> TrainLoader:
-        """The loader of the training mixture, for this host's rows of each global batch."""
+    def train_loader(
+        self, *, seed: int, rows: Sequence[int] | None = None, skipped: Sequence[int] = ()
+    ) -> TrainLoader:
+        """The loader of the training mixture, for this host's rows of each global batch.
+
+        skipped: numbers of batches that are left out.
+        """
         return TrainLoader(
             self.training_streams,
             sequence_length=self.config.sequence_length,
@@ -209,6 +214,7 @@ class Data:
             rows=rows,
             shuffle=self.config.shuffle,
             prefetch=self.config.prefetch,
+            skipped=skipped,
         )
 
     def validation_loaders(

@@ -114,7 +114,7 @@ def read_text(theirs: Theirs) -> dict[str, Any]:
     theirs.expect("position_embedding_type", "absolute")
     theirs.expect("is_decoder", False)
     theirs.expect("add_cross_attention", False)
-    if theirs.head == "masked_lm":
+    if theirs.head in ("masked_lm", "pretraining"):
         theirs.expect("tie_word_embeddings", True)
     if theirs.get("type_vocab_size", 2) == 0:
         theirs.refuse("type_vocab_size=0, but there is always a type to look up")
@@ -144,7 +144,7 @@ def write_labels(num_labels: int | None) -> dict[str, Any]:
 def left_over(config: EncoderConfig, prefix: str) -> tuple[str, ...]:
     """Patterns of what checkpoints have beside the network, and transformers leaves unread."""
     positions = r"(.*\.)?position_ids"  # 0, 1, 2, ..., saved by older versions
-    if config.head in ("pooler", "sequence"):
+    if config.head in ("pooler", "pretraining", "sequence"):
         return (positions,)
     # Of the pretraining, for a head that reads the states themselves.
     return (positions, rf"{prefix}pooler\.dense\.(weight|bias)")

@@ -8,7 +8,7 @@ undone here. Source: convert_hf_to_gguf.py and docs/ of https://github.com/ggml-
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
-from jaxllm.hf.gguf_file import Decoded, GgufFile, StoredTensor, read_gguf
+from jaxllm.hf.gguf_file import GgufFile, StoredTensor, read_gguf
 from jaxllm.hf.gguf_tokenizer import read_tokenizer
 from jaxllm.hf.theirs import Theirs
 
@@ -69,36 +69,30 @@ LOW_FREQUENCY, HIGH_FREQUENCY, ORIGINAL_LENGTH = 1.0, 4.0, 8192
 
 @dataclass(frozen=True)
 class GgufEntry:
-    """A tensor of a model. num_heads: of a tensor whose rows are pairs of neighbours, else None.
-
-    decoded: what all tensors of a file share.
-    """
+    """A tensor of a model. num_heads: of a tensor whose rows are pairs of neighbours, else None."""
 
     stored: StoredTensor
     num_heads: int | None = None
-    decoded: Decoded = field(default_factory=Decoded, compare=False, repr=False)
+    problem: None = None  # types that cannot be decoded are refused with the file
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.stored.shape
 
-    @property
-    def is_float(self) -> bool:
-        """As of a tensor of safetensors; types of whole numbers are refused with the file."""
-        return True
-
     def array(self) -> np.ndarray:
-        """The tensor, float32, as Hugging Face has it; not to be changed."""
-        if self.stored.is_mapped and self.num_heads is None:
-            return self.stored.array()
-        return self.decoded.get((self.stored, self.num_heads), self._decode)
+        """The tensor, float32, as Hugging Face has it."""
+        return self.read((slice(None),) * len(self.shape))
 
-    def _decode(self) -> np.ndarray:
-        array = self.stored.array()
+    def read(self, box: tuple[slice, ...]) -> np.ndarray:
+        """A part of it: one slice for each dimension. Of heads whole ones are decoded."""
         if self.num_heads is None:
-            return array
-        pairs = array.reshape(self.num_heads, -1, 2, *self.shape[1:])
-        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(self.shape)
+            return self.stored.read(box)
+        first, last, _ = box[0].indices(self.shape[0])
+        size = self.shape[0] // self.num_heads
+        begin = first // size * size
+        heads = self.stored.read((slice(begin, -(-last // size) * size), *box[1:]))
+        halves = heads.reshape(len(heads) // size, size // 2, 2, *heads.shape[1:]).swapaxes(1, 2)
+        return halves.reshape(heads.shape)[first - begin : last - begin]
 
 
 @dataclass(frozen=True)
@@ -112,10 +106,7 @@ class GgufModel:
     def tensors(self) -> dict[str, GgufEntry]:
         """The tensors by Hugging Face's names; names that are not known here stay as they are."""
         stored = {key: value for key, value in self.file.tensors.items() if key != ROPE_FACTORS}
-        decoded = Decoded()
-        return {
-            _name(key): GgufEntry(value, self._heads(key), decoded) for key, value in stored.items()
-        }
+        return {_name(key): GgufEntry(value, self._heads(key)) for key, value in stored.items()}
 
     def tokenizer(self) -> HuggingFaceTokenizer:
         """The tokenizer that the file describes. ValueError if it is not known, or too large."""

@@ -10,7 +10,7 @@ Source: the format's own description, https://github.com/ggml-org/ggml/blob/mast
 
 import math
 import mmap
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,47 +39,42 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     start: int
 
-    @property
-    def is_mapped(self) -> bool:
-        """Whether `array` has nothing to decode."""
-        return PLAIN.get(self.kind) == np.float32
-
     def array(self) -> np.ndarray:
         """The tensor, float32."""
+        return self.read((slice(None),) * len(self.shape))
+
+    def read(self, box: tuple[slice, ...]) -> np.ndarray:
+        """A part of the tensor, float32: one slice for each dimension.
+
+        Blocks lie along the last dimension, and only those with something of the part are decoded.
+        """
         if self.kind in PLAIN:
             mapped = np.memmap(self.file, PLAIN[self.kind], "r", self.start, self.shape)
-            return np.asarray(mapped, np.float32)
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
+            return np.asarray(mapped[box], np.float32)
+        *outer, length = self.shape
         blocks = _blocks(self.kind)
-        row = self.shape[-1] // blocks.length * blocks.size
-        mapped = np.memmap(self.file, np.uint8, "r", self.start, (*self.shape[:-1], row))
-        return dequantize(mapped, GGMLQuantizationType(self.kind))
+        row = length // blocks.length * blocks.size
+        mapped = np.memmap(self.file, np.uint8, "r", self.start, (*outer, row))
+        first, last, _ = box[-1].indices(length)
+        begin, end = first // blocks.length, -(-last // blocks.length)
+        part = mapped[(*box[:-1], slice(begin * blocks.size, end * blocks.size))]
+        decoded = _decode(part, self.kind)
+        return decoded[..., first - begin * blocks.length : last - begin * blocks.length]
 
 
-class Decoded:
-    """The arrays that were decoded last, of at most `limit` bytes together.
+def _decode(rows: np.ndarray, kind: int) -> np.ndarray:
+    """The numbers of rows of blocks, given as bytes (..., row); float32."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
 
-    Each device asks for its part of a tensor, and a part cannot be decoded without the rest.
-    """
-
-    def __init__(self, limit: int = 256 * 2**20):
-        self.limit = limit
-        self._arrays: dict[Hashable, np.ndarray] = {}  # the one that was asked for last is last
-
-    def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of a key, which nobody may change."""
-        array = self._arrays.pop(key, None)
-        if array is None:
-            array = decode()
-            array.flags.writeable = False
-        # One that is too large would push out all others, and then itself.
-        if array.nbytes <= self.limit:
-            self._arrays[key] = array
-        while sum(kept.nbytes for kept in self._arrays.values()) > self.limit:
-            del self._arrays[next(iter(self._arrays))]
-        return array
+    blocks = _blocks(kind)
+    num_blocks = rows.size // blocks.size
+    # The package decodes sixteen rows at a time, which takes long where rows are short: blocks
+    # know nothing of rows, so they are put in rows of a size that is quick.
+    row = next(number for number in range(128, 0, -1) if num_blocks % number == 0)
+    long = np.ascontiguousarray(rows).reshape(-1, row * blocks.size)
+    numbers = dequantize(long, GGMLQuantizationType(kind))
+    return numbers.reshape(*rows.shape[:-1], -1)
 
 
 class GgufFile(NamedTuple):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from jaxllm.hf.base import Family
 from jaxllm.containment import contained
-from jaxllm.hf.published import abstract_module, open_published, read_weights
+from jaxllm.hf.base import Family
+from jaxllm.hf.published import abstract_module, kept_keys, open_published, read_weights
 from jaxllm.hf.registry import family_that_expresses
 from jaxllm.hf.tensor_files import write_folder
 from jaxllm.hf.weights import Progress, tensors
@@ -30,7 +30,6 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-# What a config.json says beside the network: ids that generation and batches go by.
 # Files beside the weights, of texts and images and of generation.
 _BESIDE = (
     "generation_config.json",
@@ -45,7 +44,6 @@ _BESIDE = (
     "*.tiktoken",
     "preprocessor_config.json",
 )
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 
 
 class Model:
@@ -160,14 +158,13 @@ def save_model(
     """
     folder = Path(folder)
     check_empty(folder)
-    published = {key: model.published[key] for key in IDS if key in model.published}
     write_weights(
         folder,
         model.config,
         model.params,
         family=model.family,
         dtype=dtype,
-        extra=published,
+        extra=kept_keys(model.published, model.config),
         max_shard_bytes=max_shard_bytes,
         on_progress=on_progress,
     )

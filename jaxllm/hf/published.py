@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxllm.hf.base import Family
 from jaxllm.containment import contained
+from jaxllm.hf.base import Family
+from jaxllm.hf.block_scales import KEY, read_block_size, with_scales
 from jaxllm.hf.gguf import open_gguf
 from jaxllm.hf.registry import family_of
 from jaxllm.hf.tensor_files import read_folder
-from jaxllm.hf.weights import FLOAT32, Progress, load
+from jaxllm.hf.weights import FLOAT32, Progress, Stored, load
 from jaxllm.nn.param import Nested
 
+# What a config.json says beside the network: ids that generation and batches go by.
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 # What decoders call the projection to the vocabulary.
 _OUTPUTS = {"lm_head.weight", "embed_out.weight"}
 
@@ -31,7 +34,7 @@ class Published(NamedTuple):
     raw: dict[str, Any]
     family: Family
     config: Any
-    tensors: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
 
     @property
     def num_bytes(self) -> int:
@@ -47,26 +50,39 @@ def open_published(path: Path) -> Published:
         config = family.read_config(opened.config, name=str(path))
         return Published(path, dict(opened.config), family, config, opened.tensors)
     raw, family = read_published(path)
-    config = family.read_config(raw, name=str(path / "config.json"))
+    name = str(path / "config.json")
+    block = read_block_size(raw, name=name)
+    config = family.read_config({k: v for k, v in raw.items() if k != KEY}, name=name)
     entries = read_folder(path)
     names = family.present_names(entries)
-    tensors = {names[name]: entry for name, entry in entries.items()}
+    renamed = {names[name]: entry for name, entry in entries.items()}
+    tensors: Mapping[str, Stored] = renamed if block is None else with_scales(renamed, block)
     _check_copies(path, family, config, tensors)
     return Published(path, raw, family, config, tensors)
 
 
-def _check_copies(path: Path, family: Family, config: Any, tensors: Mapping[str, Any]) -> None:
+def _check_copies(path: Path, family: Family, config: Any, tensors: Mapping[str, Stored]) -> None:
     """ValueError where a tied output is in the files again, and is another than the embedding."""
     table = next((row.theirs for row in family.rows(config) if row.ours == "embed.table"), None)
     if not getattr(config, "is_tied", False) or table is None or table not in tensors:
         return
     for name in _OUTPUTS & tensors.keys():
-        first, second = tensors[table], tensors[name]
-        if first.shape != second.shape or not np.array_equal(first.array(), second.array()):
+        if not _are_equal(tensors[table], tensors[name]):
             raise ValueError(
                 f"{path}: config.json ties {name} to {table}, but the files have both and they "
                 "differ; set tie_word_embeddings to false"
             )
+
+
+def _are_equal(first: Stored, second: Stored) -> bool:
+    """Whether two matrices have the same numbers; a few rows at a time are in memory."""
+    if first.shape != second.shape:
+        return False
+    if first.problem or second.problem:
+        return True  # which is told with all other problems
+    starts = range(0, first.shape[0], 4096)
+    boxes = ((slice(start, start + 4096), slice(None)) for start in starts)
+    return all(np.array_equal(first.read(box), second.read(box)) for box in boxes)
 
 
 def read_weights(
@@ -102,13 +118,24 @@ def read_published(folder: Path) -> tuple[dict[str, Any], Family]:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{path} is a {type(raw).__name__} and no object")
-    if raw.get("quantization_config"):
-        raise ValueError(
-            f"{path} says that the weights are quantised ("
-            f"{raw['quantization_config'].get('quant_method', 'in some way')}), which is not read; "
-            "get them in bfloat16 or float32"
-        )
     return raw, family_of(raw, name=str(path))
+
+
+def kept_keys(raw: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """What an export keeps of a config.json that says nothing of the network.
+
+    Ids, and of a model that tells classes apart what they are called and how they are chosen.
+    """
+    kept = {key: raw[key] for key in IDS if key in raw}
+    count, names = getattr(config, "num_labels", None), raw.get("id2label")
+    if count is None:
+        return kept
+    if isinstance(names, dict) and len(names) == count and all(str(n).isdigit() for n in names):
+        numbers = {name: int(number) for number, name in names.items()}
+        kept |= {"id2label": names, "label2id": raw.get("label2id") or numbers}
+    if raw.get("problem_type") is not None:
+        kept["problem_type"] = raw["problem_type"]
+    return kept
 
 
 def abstract_module(config: Any) -> Any:

@@ -48,14 +48,9 @@ class Entry(NamedTuple):
     start: int
 
     @property
-    def is_float(self) -> bool:
-        """Whether it has floating-point numbers, of a kind that is read here or of another."""
-        return self.dtype.startswith(("F", "BF"))
-
-    @property
     def problem(self) -> str | None:
         """Why it cannot be read as a weight, if it cannot."""
-        if not self.is_float:
+        if not self.dtype.startswith(("F", "BF")):
             return f"holds whole numbers ({self.dtype}), quantised in a way that is not read"
         if self.dtype not in _WEIGHTS:
             return f"of {self.dtype}; without scales only {', '.join(_WEIGHTS)} are read"
@@ -63,7 +58,8 @@ class Entry(NamedTuple):
 
     def read(self, box: tuple[slice, ...]) -> np.ndarray:
         """A part of the tensor, mapped: one slice for each dimension."""
-        return self.array()[(..., *box)]
+        region: tuple[Any, ...] = (..., *box)  # the dots keep a tensor without dimensions one
+        return self.array()[region]
 
     def array(self) -> np.ndarray:
         """The tensor, mapped. ValueError for a dtype that numpy has no word for."""

@@ -108,8 +108,7 @@ def _read_vocabulary(files: TokenizerFolder, split: str | None) -> Vocabulary | 
 
 def _json_file(files: TokenizerFolder) -> str:
     """tokenizer.json, or the newest of the files that tokenizer_config.json lists in its place."""
-    listed = files.settings.get("fast_tokenizer_files")
-    names = [name for name in listed or [] if isinstance(name, str) and name != JSON]
+    names = [name for name in files.names_of_files("fast_tokenizer_files") if name != JSON]
     newest = max(
         names, key=lambda name: [int(n) for n in name.split(".") if n.isdigit()], default=""
     )

@@ -6,13 +6,14 @@ by `..` or by a link, are refused. No code of a model is ever run.
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.chat_template import DEFAULT, named_templates
 from jaxllm.containment import contained
+from jaxllm.data.chat_template import DEFAULT, named_templates
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 SETTINGS, MODEL_SETTINGS = "tokenizer_config.json", "config.json"
 GENERATION_SETTINGS = "generation_config.json"
+TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+FURTHER = ("extra_special_tokens", "additional_special_tokens")
+SWITCHES = ("add_bos_token", "add_eos_token")
 TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 # What a folder may have of a tokenizer, beside vocabularies of a name of their own.
 TOKENIZER_FILES = (
     "tokenizer.json",
     SETTINGS,
-    "special_tokens_map.json",
-    "added_tokens.json",
+    TOKENS_MAP,
+    ADDED_TOKENS,
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
@@ -70,7 +74,8 @@ class TokenizerFolder:
     @property
     def model_type(self) -> str | None:
         """The kind of model of config.json."""
-        return self.model_settings.get("model_type")
+        name = self.model_settings.get("model_type")
+        return name if isinstance(name, str) else None
 
     def find(self, name: str) -> Path | None:
         """A file of the folder, None if there is none. Raises ValueError for one outside of it."""
@@ -98,7 +103,7 @@ class TokenizerFolder:
             return {}
         try:
             value = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.path / name} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{self.path / name} is a {type(value).__name__}, not an object")
@@ -110,9 +115,23 @@ class TokenizerFolder:
         return [path.relative_to(self.path).as_posix() for path in found]
 
     def flag(self, key: str, default: bool) -> bool:
-        """A switch of tokenizer_config.json."""
+        """A switch of tokenizer_config.json. Raises ValueError unless it is true or false."""
         value = self.settings.get(key)
-        return default if value is None else bool(value)
+        if not isinstance(value, bool | None):
+            raise self._wrong(SETTINGS, key, value, "true or false")
+        return default if value is None else value
+
+    def names_of_files(self, key: str) -> list[str]:
+        """A list of files in tokenizer_config.json. Raises ValueError for another value."""
+        value = self.settings.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(_is_text(name) for name in value):
+            raise self._wrong(SETTINGS, key, value, "a list of names of files")
+        return value
+
+    def _wrong(self, file: str, key: str, value: Any, expected: str) -> ValueError:
+        return ValueError(f"{self.path / file}: {key} is {reprlib.repr(value)}, not {expected}")
 
     def setting_id(self, key: str) -> tuple[tuple[int, ...], str]:
         """Token ids and where they are given: by the generation settings, or by the model's."""
@@ -126,8 +145,9 @@ class TokenizerFolder:
             value = settings.get(key)
             if value is not None:
                 ids = value if isinstance(value, list) else [value]
-                if not all(isinstance(id_, int) for id_ in ids):
-                    raise ValueError(f"{self.path / source}: {key} is {value!r}, not token ids")
+                # Below zero some files say that there is none.
+                if not all(_is_id(id_) or id_ == -1 for id_ in ids):
+                    raise self._wrong(source, key, value, "token ids")
                 return tuple(dict.fromkeys(ids)), f"{self.path / source}: {key}"
         return (), ""
 
@@ -153,25 +173,31 @@ class TokenizerFolder:
     def _decoder(self) -> dict[str, Any] | None:
         """The list of every added token by its id, which older folders do not have."""
         value = self.settings.get("added_tokens_decoder")
-        if value is None or (isinstance(value, dict) and all(id_.isdigit() for id_ in value)):
+        if value is None:
+            return None
+        if isinstance(value, dict) and all(_is_number(id_) for id_ in value):
             return value
-        raise ValueError(
-            f"{self.path / SETTINGS}: added_tokens_decoder is {str(value)[:60]}, not tokens by id"
-        )
+        raise self._wrong(SETTINGS, "added_tokens_decoder", value, "tokens by id")
 
     def special_tokens(self, defaults: Mapping[str, str]) -> SpecialTokens:
         """The special tokens; `defaults` are those of the tokenizer's class, by role."""
-        mapped = self.json("special_tokens_map.json") if self._decoder is None else {}
+        mapped = self.json(TOKENS_MAP) if self._decoder is None else {}
         settings = {**defaults, **self.settings, **mapped}
-        further = settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
+        files = dict.fromkeys(settings, SETTINGS) | dict.fromkeys(mapped, TOKENS_MAP)
+        key = next((key for key in FURTHER if settings.get(key)), FURTHER[0])
+        further, file = settings.get(key), files.get(key, SETTINGS)
         if isinstance(further, dict):
-            settings, further = settings | further, None
+            settings |= further
+            files |= dict.fromkeys(further, file)
+            further = None
+        if not isinstance(further, list | None):
+            raise self._wrong(file, key, further, "a list of tokens")
         named = {
-            role: self._token(value, role)
+            role: self._token(value, files[role], role)
             for role, value in settings.items()
-            if role.endswith("_token") and isinstance(value, str | dict)
+            if role.endswith("_token") and role not in SWITCHES and value is not None
         }
-        others = tuple(self._token(token, "extra_special_tokens") for token in further or [])
+        others = tuple(self._token(token, file, key) for token in further or [])
         listed = self._listed({str(token) for token in [*named.values(), *others]})
         known = {str(token): token for token in listed.values()}
         return SpecialTokens(
@@ -187,22 +213,42 @@ class TokenizerFolder:
         tokens: dict[int, AddedToken] = {}
         if self._decoder is not None:
             for id_, value in self._decoder.items():
-                token = self._token(value, f"added_tokens_decoder.{id_}")
+                token = self._token(value, SETTINGS, f"added_tokens_decoder.{id_}")
                 if isinstance(token, str):
                     token = AddedToken(token, special=True)
                 tokens[int(id_)] = token
         else:
-            for text, id_ in self.json("added_tokens.json").items():
+            for text, id_ in self.json(ADDED_TOKENS).items():
+                if not _is_id(id_) or not _is_text(text):
+                    raise self._wrong(ADDED_TOKENS, repr(text), id_, "the id of a token")
                 is_special = text in special
                 tokens[id_] = AddedToken(text, special=is_special, normalized=not is_special)
         return dict(sorted(tokens.items()))
 
-    def _token(self, value: Any, key: str) -> "AddedToken | str":
+    def _token(self, value: Any, file: str, key: str) -> "AddedToken | str":
         """A token as JSON has it: its text, or an object with flags."""
         from tokenizers import AddedToken
 
-        if isinstance(value, str):
+        if _is_text(value):
             return value
-        if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-            raise ValueError(f"{self.path / SETTINGS}: {key} is {value!r}, which is no token")
-        return AddedToken(**{flag: value[flag] for flag in FLAGS if flag in value})
+        if not isinstance(value, dict) or not _is_text(value.get("content")):
+            raise self._wrong(file, key, value, "a token")
+        flags = {flag: value[flag] for flag in FLAGS if flag in value}
+        if not all(isinstance(flags[flag], bool) for flag in flags if flag != "content"):
+            raise self._wrong(file, key, value, "a token whose flags are true or false")
+        return AddedToken(**flags)
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it can be the number of a token, for which libraries have 32 bits."""
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_number(text: str) -> bool:
+    """Whether a key of JSON is the number of a token."""
+    return text.isascii() and text.isdigit() and len(text) < 12 and _is_id(int(text))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that can be written: JSON can say halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

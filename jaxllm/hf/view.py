@@ -8,10 +8,15 @@ dimension of 2, where the sizes of ours do not tell: `(p c2) -> (c2 p)` takes pa
 
 import math
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Index = tuple[slice, ...]  # without steps, one of each dimension
+Read = Callable[[Index], np.ndarray]
 
 _ITEM = re.compile(r"\(([^()]*)\)(?:@(\d+)/(\d+))?|([A-Za-z]\d*)(?:@(\d+)/(\d+))?|@(\d+)/(\d+)")
 
@@ -45,30 +50,47 @@ class View:
 
     def take(self, theirs: np.ndarray, ours_shape: tuple[int, ...]) -> np.ndarray:
         """Ours, seen in theirs: no copy, unless ours has a dimension `(c2 p)`."""
-        return self._seen(theirs, self._sizes(ours_shape)).reshape(ours_shape)
+        whole = (slice(None),) * len(ours_shape)
+        return self.part(lambda box: _at(theirs, box), ours_shape, whole)
+
+    def part(self, read: Read, ours_shape: tuple[int, ...], index: Index) -> np.ndarray:
+        """Ours at `index`, of the box of theirs around it, which is all that is read.
+
+        The box is as small as rows and columns go, and larger only where `index` cuts a dimension
+        of ours inside of one of theirs: heads are cut from their rows, parts of each head are not.
+        """
+        sizes = self._sizes(ours_shape)
+        cuts = [range(size)[piece] for piece, size in zip(index, ours_shape, strict=True)]
+        wanted = {letter: range(size) for letter, size in sizes.items()}
+        # A dimension of several letters is read whole, and cut when it is put together.
+        wanted |= {of[0]: cut for of, cut in zip(self.ours, cuts, strict=True) if len(of) == 1}
+        boxes = [_box(dimension, sizes, wanted) for dimension in self.theirs]
+        there = {letter: numbers for box in boxes for letter, numbers in box.letters.items()}
+        seen = self._seen(read(tuple(box.span for box in boxes)), boxes)
+        within = (_within(wanted[letter], there[letter]) for of in self.ours for letter in of)
+        parts = _at(seen, within)
+        shape = [math.prod(len(wanted[letter]) for letter in of) for of in self.ours]
+        last = zip(self.ours, cuts, strict=True)
+        return _at(
+            parts.reshape(shape),
+            (slice(None) if len(of) == 1 else slice(cut.start, cut.stop) for of, cut in last),
+        )
 
     def put(self, theirs: np.ndarray, ours: np.ndarray) -> None:
         """Write ours to where it lies in theirs."""
         sizes = self._sizes(ours.shape)
-        seen = self._seen(theirs, sizes)
+        wanted = {letter: range(size) for letter, size in sizes.items()}
+        boxes = [_box(dimension, sizes, wanted) for dimension in self.theirs]
+        seen = self._seen(_at(theirs, (box.span for box in boxes)), boxes)
         seen[...] = ours.reshape(seen.shape)
 
-    def _seen(self, theirs: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
-        """Theirs as a view with one dimension a letter, in our order."""
-        parts = [part for dimension in self.theirs for part in dimension]
-        seen = theirs.reshape([_total(part, sizes) for part in parts])
-        assert np.shares_memory(seen, theirs) or not theirs.size, "not a view"
-        index = tuple(
-            slice(None)
-            if part.start is None
-            else part.start
-            if not part.letters
-            else slice(part.start, part.start + _size(part, sizes))
-            for part in parts
-        )
-        letters = [letter for part in parts for letter in part.letters]
-        # The dots keep an array without dimensions a view.
-        seen = seen[(..., *index)].reshape([sizes[letter] for letter in letters])
+    def _seen(self, box: np.ndarray, boxes: "list[_Box]") -> np.ndarray:
+        """A box of theirs as a view with one dimension a letter, in our order."""
+        seen = box.reshape([size for one in boxes for size in one.shape])
+        assert np.shares_memory(seen, box) or not box.size, "not a view"
+        seen = _at(seen, (place for one in boxes for place in one.places))
+        seen = seen.reshape([len(numbers) for one in boxes for numbers in one.letters.values()])
+        letters = [letter for one in boxes for letter in one.letters]
         return seen.transpose([letters.index(letter) for group in self.ours for letter in group])
 
     def _sizes(self, ours_shape: tuple[int, ...]) -> dict[str, int]:
@@ -84,11 +106,65 @@ class View:
         return sizes
 
 
-def _size(part: _Part, sizes: dict[str, int]) -> int:
+class _Box(NamedTuple):
+    """What is read along one dimension of theirs, and where ours is in it.
+
+    span: of theirs. shape: the sizes of its parts. places: where ours is in each part. letters:
+    the numbers of each letter that it has.
+    """
+
+    span: slice
+    shape: list[int]
+    places: list[int | slice]
+    letters: dict[str, range]
+
+
+def _box(
+    dimension: tuple[_Part, ...], sizes: Mapping[str, int], wanted: Mapping[str, range]
+) -> _Box:
+    """The numbers along a dimension of theirs from the first to the last that is wanted.
+
+    Of the parts of one dimension only the slowest can be cut, and where that is one number also
+    the next.
+    """
+    shape: list[int] = []
+    places: list[int | slice] = []
+    letters: dict[str, range] = {}
+    at, count, is_cut = 0, 1, True
+    for part in dimension:
+        size, total, start = _size(part, sizes), _total(part, sizes), part.start or 0
+        letters |= {letter: range(sizes[letter]) for letter in part.letters}
+        if not is_cut:
+            first, length, place = 0, total, slice(start, start + size)
+        elif len(part.letters) == 1:
+            (letter,) = part.letters
+            letters[letter] = wanted[letter]
+            first, length, place = start + wanted[letter].start, len(wanted[letter]), slice(None)
+        else:
+            first, length, place = start, size, slice(None)
+        shape.append(length)
+        places.append(place if part.letters else place.start or 0)
+        at, count = at * total + first, count * length
+        is_cut = is_cut and length == 1
+    return _Box(slice(at, at + count), shape, places, letters)
+
+
+def _at(array: np.ndarray, index: Iterable[int | slice]) -> np.ndarray:
+    """A part of an array as a view, which the dots keep even one without dimensions."""
+    places: tuple[Any, ...] = (..., *index)
+    return array[places]
+
+
+def _within(inner: range, outer: range) -> slice:
+    """Where a range is in another."""
+    return slice(inner.start - outer.start, inner.stop - outer.start)
+
+
+def _size(part: _Part, sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[letter] for letter in part.letters)
 
 
-def _total(part: _Part, sizes: dict[str, int]) -> int:
+def _total(part: _Part, sizes: Mapping[str, int]) -> int:
     return _size(part, sizes) if part.total is None else part.total
 
 

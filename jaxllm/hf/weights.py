@@ -3,16 +3,18 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from jaxllm.hf.base import Row
-from jaxllm.hf.tensor_files import Entry, Tensor
-from jaxllm.hf.view import View, view
+from jaxllm.hf.tensor_files import Tensor
+from jaxllm.hf.view import Index, View, view
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import weight_items
@@ -34,8 +36,22 @@ def rows_of(specs: Nested, rows: Sequence[Row]) -> dict[str, Row]:
     return {path: by_path[path] for path in paths}
 
 
+class Stored(Protocol):
+    """A tensor of theirs where it lies."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be read as a weight, if it cannot."""
+
+    def read(self, box: Index) -> np.ndarray:
+        """A part of it: one slice for each dimension."""
+
+
 def load(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, Stored],
     *,
     folder: Path,
     specs: Nested,
@@ -49,62 +65,79 @@ def load(
 
     entries: the tensors of `folder`. ignored: patterns of names that hold nothing of ours.
     on_progress: called with the bytes that were read. ValueError that lists every tensor that is
-    missing, left over or of another shape.
+    missing, left over, of another shape, cannot be read, or has numbers that are not finite.
     """
     table = check(entries, folder=folder, specs=specs, rows=rows, ignored=ignored)
+    reader = _Reader(entries, dtype, on_progress or (lambda num_bytes: None))
 
     def weight(path: tuple, spec: WeightSpec, sharding: Any) -> jax.Array:
-        row = table[".".join(str(key.key) for key in path)]
-
-        parts: dict[str, np.ndarray] = {}  # devices may hold the same
-
-        def read(index: tuple[slice, ...]) -> np.ndarray:
-            if str(index) not in parts:
-                part = parts[str(index)] = _read(entries, row, spec.shape, index, dtype)
-                if on_progress is not None:
-                    on_progress(part.nbytes)
-            return parts[str(index)]
-
+        read = partial(reader.read, table[".".join(str(key.key) for key in path)], spec.shape)
         if sharding is None:
             return jnp.asarray(read((slice(None),) * len(spec.shape)))
-        return jax.make_array_from_callback(spec.shape, sharding, read)
+        return _placed(read, spec.shape, sharding)
 
     if shardings is None:
-        return jax.tree.map_with_path(lambda path, spec: weight(path, spec, None), specs)
-    return jax.tree.map_with_path(weight, specs, shardings)
+        shardings = jax.tree.map(lambda spec: None, specs)
+    params = jax.tree.map_with_path(weight, specs, shardings)
+    if reader.not_finite:
+        raise ValueError(
+            f"{folder}: these tensors have numbers that are NaN, infinite or too large for "
+            f"{dtype.name}: {_some(sorted(reader.not_finite))}; they are damaged, get them anew"
+        )
+    return params
 
 
-def _read(
-    entries: Mapping[str, Entry],
-    row: Row,
-    shape: tuple[int, ...],
-    index: tuple[slice, ...],
-    dtype: np.dtype,
-) -> np.ndarray:
-    """The part of one of ours at `index`."""
-    stacked = row.num_stacked
-    numbers = [
-        range(*part.indices(size))
-        for part, size in zip(index[:stacked], shape[:stacked], strict=True)
-    ]
-    inner = shape[stacked:]
-    lead = tuple(len(along) for along in numbers)
-    sizes = (range(*part.indices(n)) for part, n in zip(index[stacked:], inner, strict=True))
-    result = np.empty((*lead, *map(len, sizes)), dtype)
-    for at, place in zip(np.ndindex(*lead), itertools.product(*numbers), strict=True):
-        entry = entries[row.name(place)]
-        theirs = entry.array()
-        if not entry.is_float:
-            raise ValueError(
-                f"{row.name(place)} holds whole numbers ({theirs.dtype}), so the weights are "
-                "quantised in a way that is not read; get them in bfloat16 or float32"
-            )
-        result[at] = view(row.notation).take(theirs, inner)[index[stacked:]]
-    return result
+def _placed(
+    read: Callable[[Index], np.ndarray], shape: tuple[int, ...], sharding: Sharding
+) -> jax.Array:
+    """A weight on this process's devices; of its parts one at a time is in host memory.
+
+    Devices that hold the same part share one reading of it.
+    """
+    indices = sharding.addressable_devices_indices_map(shape)
+    sharing: dict[str, list[jax.Device]] = {}
+    for device, index in indices.items():
+        sharing.setdefault(str(index), []).append(device)
+    arrays: list[jax.Array] = []
+    for holders in sharing.values():
+        part = read(indices[holders[0]])
+        places = [SingleDeviceSharding(one, memory_kind=sharding.memory_kind) for one in holders]
+        arrays += jax.block_until_ready([jax.device_put(part, place) for place in places])
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+class _Reader:
+    """Reads parts of ours. not_finite: the names of theirs that had NaN or infinity in them."""
+
+    def __init__(self, entries: Mapping[str, Stored], dtype: np.dtype, on_progress: Progress):
+        self.not_finite: set[str] = set()
+        self._entries = entries
+        self._dtype = dtype
+        self._on_progress = on_progress
+
+    def read(self, row: Row, shape: tuple[int, ...], index: Index) -> np.ndarray:
+        """The part at `index` of the weight of that row and shape."""
+        stacked = row.num_stacked
+        numbers = [
+            range(*part.indices(size))
+            for part, size in zip(index[:stacked], shape[:stacked], strict=True)
+        ]
+        inner, seen = shape[stacked:], view(row.notation)
+        lead = tuple(len(along) for along in numbers)
+        sizes = (range(*part.indices(n)) for part, n in zip(index[stacked:], inner, strict=True))
+        result = np.empty((*lead, *map(len, sizes)), self._dtype)
+        for at, place in zip(np.ndindex(*lead), itertools.product(*numbers), strict=True):
+            name = row.name(place)
+            with np.errstate(over="ignore"):  # what is too large is told below
+                result[at] = seen.part(self._entries[name].read, inner, index[stacked:])
+            if not np.isfinite(result[at]).all():
+                self.not_finite.add(name)
+        self._on_progress(result.nbytes)
+        return result
 
 
 def check(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, Stored],
     *,
     folder: Path,
     specs: Nested,
@@ -125,7 +158,12 @@ def check(
         for name, shape in expected.items()
         if name in entries and entries[name].shape != shape
     ]
-    problems = [*missing, *left_over, *unequal]
+    unreadable = [
+        f"  {name}: {entries[name].problem}"
+        for name in expected
+        if name in entries and entries[name].problem
+    ]
+    problems = [*missing, *left_over, *unequal, *unreadable]
     if problems:
         shown = problems[:40] + ([f"  and {len(problems) - 40} more"] if problems[40:] else [])
         raise ValueError(
@@ -133,6 +171,11 @@ def check(
             + "\n".join(shown)
         )
     return table
+
+
+def _some(names: Sequence[str]) -> str:
+    """The names, or of many the first."""
+    return ", ".join([*names[:40], *([f"and {len(names) - 40} more"] if names[40:] else [])])
 
 
 def theirs_of(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxllm.models.block import Rows
 from jaxllm.models.encoder_config import EncoderConfig
-from jaxllm.models.heads import Encoded, Pooler, VocabularyHead, label_head
+from jaxllm.models.heads import Encoded, Pooler, PretrainingLogits, VocabularyHead, label_head
 from jaxllm.models.tower import Tower
 from jaxllm.nn.dropout import dropout, fold_in
 from jaxllm.nn.embed import Embedding
@@ -32,7 +32,10 @@ class Encoder(Tower):
         self.position_embed = _table(keys[2], config, "positions", config.max_length)
         num_types = config.num_token_types
         self.type_embed = _table(keys[3], config, "token_types", num_types) if num_types else None
-        self.pooler = Pooler(keys[4], config) if config.head in ("pooler", "sequence") else None
+        has_pooler = config.head in ("pooler", "pretraining", "sequence")
+        # Of one head the layers have the same key, as they always had.
+        pooler_key = jax.random.fold_in(keys[4], 2) if config.head == "pretraining" else keys[4]
+        self.pooler = Pooler(pooler_key, config) if has_pooler else None
         self.vocabulary_head = (
             VocabularyHead(
                 keys[4],
@@ -40,7 +43,7 @@ class Encoder(Tower):
                 activation=config.head_activation or config.activation,
                 vocab_size=vocab_size,
             )
-            if config.head == "masked_lm"
+            if config.head in ("masked_lm", "pretraining")
             else None
         )
         self.label_head = _label_head(jax.random.fold_in(keys[4], 1), config)
@@ -58,7 +61,7 @@ class Encoder(Tower):
         """(B, T) ids -> states (B, T, D), pooled (B, P) and logits, by the head.
 
         Logits: masked_lm (B, T, V), token (B, T, C), sequence (B, C), span (B, T, 2), the scores
-        of beginning and end.
+        of beginning and end; pretraining both of (B, T, V) and (B, 2).
 
         segment_ids_BT: tokens see those of their own segment only, packed texts or, with 1 and 0,
         a text and its padding; None is one text a row. A row is pooled at its first token.
@@ -98,7 +101,11 @@ class Encoder(Tower):
         if self.vocabulary_head is not None:
             logits_BTV = self.vocabulary_head(x_BTD, self.embed)
             logits_BTV = constrain(layout, logits_BTV, "batch", "length", "act_vocab")
-            return Encoded(x_BTD, pooled_BP, logits_BTV)
+            if self.label_head is None:
+                return Encoded(x_BTD, pooled_BP, logits_BTV)
+            assert pooled_BP is not None
+            logits = PretrainingLogits(logits_BTV, self.label_head(pooled_BP))
+            return Encoded(x_BTD, pooled_BP, logits)
         if self.label_head is None:
             return Encoded(x_BTD, pooled_BP, None)
         h = x_BTD if pooled_BP is None else pooled_BP
@@ -114,9 +121,9 @@ def _table(key: jax.Array, config: EncoderConfig, axis: WeightAxis, rows: int) -
 
 
 def _label_head(key: jax.Array, config: EncoderConfig) -> Linear | None:
-    """Scores of classes, or of beginning and end; None where the head has none."""
-    num_labels = 2 if config.head == "span" else config.num_labels
+    """Scores of classes, of beginning and end, or of the next text; None without such a head."""
+    num_labels = 2 if config.head in ("span", "pretraining") else config.num_labels
     if num_labels is None:
         return None
-    axis: WeightAxis = "projection" if config.head == "sequence" else "embed"
+    axis: WeightAxis = "projection" if config.head in ("sequence", "pretraining") else "embed"
     return label_head(key, config, axis=axis, num_labels=num_labels)

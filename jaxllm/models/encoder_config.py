@@ -15,7 +15,7 @@ from jaxllm.nn.norm import NormType
 if TYPE_CHECKING:
     from jaxllm.models.encoder import Encoder
 
-EncoderHead = Literal["none", "pooler", "masked_lm", "sequence", "token", "span"]
+EncoderHead = Literal["none", "pooler", "masked_lm", "pretraining", "sequence", "token", "span"]
 
 
 class EncoderConfig(BlockConfig):
@@ -52,10 +52,11 @@ class EncoderConfig(BlockConfig):
     """Standard deviation of hidden matrices at the start; null is 1 / sqrt(fan-in)."""
     head: EncoderHead = "masked_lm"
     """What is made of the states: none, one vector of each row's first (pooler), or scores: of
-    the tokens that were masked (masked_lm), classes of each row (sequence) or of each token
-    (token), beginning and end of an answer (span)."""
+    the tokens that were masked (masked_lm), these and whether the second text of a row follows
+    the first (pretraining), classes of each row (sequence) or of each token (token), beginning
+    and end of an answer (span)."""
     head_activation: Activation | None = None
-    """Nonlinearity of the head masked_lm; null is as activation."""
+    """Nonlinearity of the heads masked_lm and pretraining; null is as activation."""
     num_labels: PositiveInt | None = None
     """Number of classes, of the heads sequence and token alone."""
 

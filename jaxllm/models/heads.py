@@ -22,12 +22,22 @@ class Encoded(NamedTuple):
     """What an encoder makes of a batch.
 
     hidden_BTD: its states behind the last norm. pooled_BP: one vector a row, where the head makes
-    one. logits: of the head, (B, T, V or C) or (B, C); None without a head.
+    one. logits: of the head, (B, T, V or C) or (B, C); both of a head with two; None without one.
     """
 
     hidden_BTD: jax.Array
     pooled_BP: jax.Array | None
-    logits: jax.Array | None
+    logits: "jax.Array | PretrainingLogits | None"
+
+
+class PretrainingLogits(NamedTuple):
+    """Scores of the tokens that were masked, and of the second text being the next one or not.
+
+    next_B2: the first is that it follows.
+    """
+
+    tokens_BTV: jax.Array
+    next_B2: jax.Array
 
 
 class Pooler(nnx.Module):

@@ -211,10 +211,12 @@ def check_weights(layout: Layout, specs: Any) -> None:
     for path, spec in weight_items(specs):
         for dim, axis in enumerate(spec.axes):
             pieces = layout.degree(axis)
-            if spec.shape[dim] % pieces:
+            size = spec.shape[dim]
+            if size % pieces:
+                fitting = [n for n in range(1, layout.mesh.size + 1) if size % n == 0]
                 problems.append(
-                    f"  {path}: {axis} of size {spec.shape[dim]} cannot be cut in {pieces} "
-                    f"({_keys(layout, axis)})"
+                    f"  {path}: {axis} of size {size} cannot be cut in {pieces} "
+                    f"({_keys(layout, axis)}), but in {', '.join(map(str, fitting))}"
                 )
     if problems:
         raise ValueError(

@@ -27,6 +27,8 @@ class Figure:
         value = run.summary.get(self.key)
         if isinstance(value, float):
             return value
+        if self.key == "goodput" and run.account is not None:
+            return run.account.goodput
         if self.key == "steps" and run.last_step is not None:
             return float(run.last_step)
         series = run.series.get(self.series or "")
@@ -39,6 +41,10 @@ def _precise(value: float) -> str:
     return scale.compact(value, 4)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
 FIGURES = (
     Figure("Bits per byte", "validation_bits_per_byte", "validation_bits_per_byte", _precise, -1),
     Figure("xz \u22129e", "xz_bits_per_byte", None, _precise),
@@ -49,6 +55,7 @@ FIGURES = (
     Figure(
         "Tokens a second", "tokens_per_second", "tokens_per_second", scale.compact, is_mean=True
     ),
+    Figure("Goodput", "goodput", None, _percent, +1),
     Figure("Time", "wall_seconds", None, scale.duration),
 )
 

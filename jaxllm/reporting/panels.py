@@ -45,6 +45,7 @@ _THROUGHPUT = {
     "tokens_per_second_per_device": Quantity("Throughput a device", "tokens per second"),
     "mfu": Quantity("Model FLOP utilisation", "% of peak", factor=100.0),
     "data_wait_share": Quantity("Waiting for data", "% of the time", factor=100.0),
+    "goodput": Quantity("Goodput", "% of the time since the first start", factor=100.0),
     "memory_bytes": Quantity("Memory", "GiB", factor=2.0**-30),
     "num_tokens": Quantity("Tokens a step", "with a loss"),
 }

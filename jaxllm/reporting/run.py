@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from jaxllm.reporting.account import Account, read_account
 from jaxllm.reporting.series import Series
 
 _TEXTS = ("sample", "prompt")
@@ -32,7 +33,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class RunRecords:
-    """All that a run folder says. `summary` is empty while the run is not done."""
+    """All that a run folder says. `summary` is empty while the run is not done, `account` None for
+    a run that kept none."""
 
     name: str
     path: Path
@@ -42,6 +44,7 @@ class RunRecords:
     samples: tuple[Sample, ...]
     summary: Mapping[str, Any]
     problems: tuple[str, ...]
+    account: Account | None = None
 
     @property
     def last_step(self) -> int | None:
@@ -71,6 +74,7 @@ def read_run(path: Path) -> RunRecords:
         samples=_samples(records),
         summary=_read_summary(path / "summary.json"),
         problems=tuple(problems),
+        account=read_account(path),
     )
 
 

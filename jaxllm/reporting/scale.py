@@ -152,3 +152,32 @@ def duration(seconds: float) -> str:
 def count(value: float) -> str:
     """A whole number, grouped: 1,234,567."""
     return f"{round(value):,}" if math.isfinite(value) else compact(value)
+
+
+# Steps of an axis of time in seconds, each with the unit that its multiples are said in.
+_TIME_STEPS = tuple(
+    (count * seconds, seconds, unit)
+    for seconds, unit, counts in (
+        (1, "s", (1, 2, 5, 10, 20)),
+        (60, "m", (1, 2, 5, 10, 20)),
+        (3600, "h", (1, 2, 4, 8, 12)),
+        (86400, "d", (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    )
+    for count in counts
+)
+
+
+def time_ticks(until: float) -> list[tuple[float, str]]:
+    """Round times from 0 to `until` (seconds), about `TICKS` of them, each with its text."""
+    if until < TICKS:
+        ticks = Scale(0.0, until).ticks()
+        return [
+            (at, f"{text} s" if at else "0")
+            for at, text in zip(ticks, tick_texts(ticks), strict=True)
+        ]
+    step, seconds, unit = next(
+        (entry for entry in _TIME_STEPS if until / entry[0] <= TICKS + 1), _TIME_STEPS[-1]
+    )
+    gap = " " if unit == "s" else ""
+    times = [index * step for index in range(math.floor(until / step + 1e-9) + 1)]
+    return [(float(at), f"{at // seconds:,}{gap}{unit}" if at else "0") for at in times]

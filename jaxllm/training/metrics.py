@@ -9,16 +9,21 @@ of training where that is longer) and more; evaluation records hold `validation_
 metrics.jsonl has one JSON object a line. Floats are written so that they read back equal, bit for
 bit. JSON has no NaN and no infinities: they are the strings "NaN", "Infinity" and "-Infinity", as
 in the JSON form of protocol buffers, which Python's `float()` and JavaScript's `Number()` read.
+
+Not thread-safe: one thread writes the metrics.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -28,7 +33,10 @@ from jaxllm.training.tensorboard import EventFile, cut_back_events
 from jaxllm.training.trackers import LoggerConfig
 
 METRICS_FILE = "metrics.jsonl"
+SKIPPED_FILE = "skipped.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+
+_TAIL = 1 << 18  # bytes at the end of metrics.jsonl that hold its last records
 
 
 class Sink(Protocol):
@@ -50,19 +58,31 @@ class MetricsConfig(Config):
     """Whether to write TensorBoard event files under tensorboard/ in the run folder."""
     loggers: tuple[LoggerConfig, ...] = ()
     """Experiment trackers that receive every record too."""
+    on_error: Literal["stop", "continue"] = "stop"
+    """What the run does when metrics.jsonl or TensorBoard files cannot be written (a full disk, or
+    errors that stay when tried again): stop, or continue without the records until they can be."""
 
-    def build(self, run_dir: Path, run_config: Mapping[str, Any]) -> "MetricsWriter":
+    def build(
+        self,
+        run_dir: Path,
+        run_config: Mapping[str, Any],
+        *,
+        say: Callable[[str], None] | None = None,
+    ) -> "MetricsWriter":
         """Opens every sink; one process of a run does this, after `cut_back`.
 
-        `run_config` is the resolved config as plain values, for the trackers to show. Raises
-        ValueError for a tracker that is not installed.
+        run_config: the resolved config as plain values, for the trackers to show. say: shows one
+        line, on stderr if not given. Raises ValueError for a tracker that is not installed, OSError
+        that names a file that cannot be opened.
         """
         # Trackers first: a missing package must not leave files behind.
         trackers = [logger.build(run_dir, run_config) for logger in self.loggers]
-        sinks: list[Sink] = [JsonLines(run_dir / METRICS_FILE)]
+        files: list[Sink] = [JsonLines(run_dir / METRICS_FILE)]
         if self.tensorboard:
-            sinks.append(EventFile(run_dir / TENSORBOARD_FOLDER))
-        return MetricsWriter([*sinks, *trackers])
+            files.append(EventFile(run_dir / TENSORBOARD_FOLDER))
+        if self.on_error == "continue":
+            files = [Dispensable(files, say=say or _to_stderr)]
+        return MetricsWriter([*files, *trackers])
 
 
 class MetricsWriter:
@@ -74,7 +94,7 @@ class MetricsWriter:
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes one record of `step` and numbers, which may be 0-d arrays on the host.
 
-        Raises OSError that names the file when the disk is full.
+        Raises OSError that names the file that cannot be written, unless `on_error` is continue.
         """
         assert "step" in record
         plain = {key: _plain(value) for key, value in record.items()}
@@ -124,25 +144,90 @@ class JsonLines:
         self._log.close()
 
 
+class Dispensable:
+    """Files that a run goes on without while they cannot be written.
+
+    A record is missing from the files that failed, whole. The first failure is said, and that all
+    is well again, with the number of records missing.
+    """
+
+    def __init__(self, files: Sequence[Sink], *, say: Callable[[str], None]) -> None:
+        self._files = tuple(files)
+        self._say = say
+        self._missing = 0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds `record` to the files that can be written."""
+        self._add([partial(file.write, record) for file in self._files])
+
+    def text(self, step: int, *, sample: str, prompt: str) -> None:
+        """Adds a sample to the files that can be written."""
+        writes = [partial(file.text, step, sample=sample, prompt=prompt) for file in self._files]
+        self._add(writes)
+
+    def close(self) -> None:
+        """Closes the files, and says how many records are missing if they cannot be written yet."""
+        if self._missing:
+            self._say(f"metrics: {self._missing:,} records up to the end are missing")
+        for file in self._files:
+            try:
+                file.close()
+            except OSError as error:
+                self._say(f"metrics may be incomplete: {error}")
+
+    def _add(self, writes: Sequence[Callable[[], None]]) -> None:
+        failed: OSError | None = None
+        for write in writes:
+            try:
+                write()
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            if not self._missing:
+                why = f"{os.strerror(failed.errno or 0)}: {failed.filename}"
+                self._say(f"metrics are not written, and the run goes on without them: {why}")
+            self._missing += 1
+        elif self._missing:
+            self._say(f"metrics are written again; {self._missing:,} records are missing")
+            self._missing = 0
+
+
+def last_step(run_dir: Path) -> int:
+    """The last step with a whole record in metrics.jsonl; 0 without any."""
+    path = run_dir / METRICS_FILE
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = file.read().splitlines(keepends=True)
+    steps = [0]
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            steps.append(int(json.loads(line)["step"]))
+    return max(steps)
+
+
 def cut_back(run_dir: Path, step: int) -> None:
-    """Drops every record after `step`, and torn last ones, from metrics.jsonl and tensorboard/.
+    """Drops what comes after `step`, and torn last records, from all files of records of a run.
+
+    These are metrics.jsonl, skipped.jsonl (the skipped steps) and those of tensorboard/.
 
     Call it with the restored step before a run goes on; with -1 before it starts over, since the
     records of step 0 will be written again. Each file is replaced at once, so a crash in between
     leaves the old or the new one, and calling again finishes the work. Raises ValueError that
     names the line of a damaged record.
     """
-    path = run_dir / METRICS_FILE
-    if path.exists():
-        content = path.read_bytes()
-        kept = b"".join(line for line, at in _lines(path, content) if at <= step)
-        if kept != content:
-            replace_file(path, kept)
+    for path in (run_dir / METRICS_FILE, run_dir / SKIPPED_FILE):
+        if path.exists():
+            content = path.read_bytes()
+            kept = b"".join(line for line, at in _lines(path, content) if at <= step)
+            if kept != content:
+                replace_file(path, kept)
     cut_back_events(run_dir / TENSORBOARD_FOLDER, step)
 
 
 def _lines(path: Path, content: bytes) -> list[tuple[bytes, int]]:
-    """The complete lines of metrics.jsonl with their steps; a torn last line is left out."""
+    """The complete lines of a file of records with their steps; a torn last line is left out."""
     lines = content.splitlines(keepends=True)
     steps = []
     for number, line in enumerate(lines, start=1):
@@ -172,3 +257,7 @@ def json_value(value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -11,27 +11,38 @@ from jax.sharding import NamedSharding
 from jaxllm.nn.param import Nested
 from jaxllm.optim import EmaConfig, state_axes
 from jaxllm.parallel.layouts import Layout, weight_shardings
+from jaxllm.training.anomaly import GuardState, first_guard
 
 
 class TrainState(NamedTuple):
     """All that a step reads and replaces.
 
     step: int32, steps done. params: nested dict of float32 weights. opt_state: Optax's.
-    ema: the averaged weights, or None.
+    ema: the averaged weights, or None. guard: what is known of skipped steps; None skips none.
     """
 
     step: jax.Array
     params: Nested
     opt_state: Any
     ema: Nested | None
+    guard: GuardState | None = None
 
 
 def new_state(
-    params: Nested, optimizer: optax.GradientTransformation, ema: EmaConfig | None
+    params: Nested,
+    optimizer: optax.GradientTransformation,
+    ema: EmaConfig | None,
+    *,
+    has_guard: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
-    averaged = None if ema is None else ema.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averaged)
+    """The state before the first step. has_guard: whether bad steps will be skipped."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=None if ema is None else ema.init(params),
+        guard=first_guard() if has_guard else None,
+    )
 
 
 def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> TrainState:
@@ -50,6 +61,7 @@ def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> Trai
         params=weights,
         opt_state=jax.tree.map(where, abstract.opt_state, axes),
         ema=None if abstract.ema is None else weights,
+        guard=jax.tree.map(lambda _: layout.sharding(), abstract.guard),
     )
 
 
@@ -67,3 +79,14 @@ def abstract_with_shardings(abstract: Any, shardings: Any) -> Any:
         abstract,
         shardings,
     )
+
+
+def abstract_guard(sharding: NamedSharding) -> GuardState:
+    """Shapes and dtypes of a guard with their sharding."""
+    abstract = jax.eval_shape(first_guard)
+    return abstract_with_shardings(abstract, jax.tree.map(lambda _: sharding, abstract))
+
+
+def place_guard(sharding: NamedSharding) -> GuardState:
+    """The guard in front of the first step, on the devices."""
+    return jax.jit(first_guard, out_shardings=sharding)()

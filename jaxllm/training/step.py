@@ -18,7 +18,9 @@ from jaxllm.optim import EmaConfig
 from jaxllm.parallel.layouts import Layout, weight_shardings
 from jaxllm.parallel.shard import dealt_out
 from jaxllm.schema import Config
+from jaxllm.training.anomaly import AnomalyConfig, kept_if
 from jaxllm.training.state import TrainState
+from jaxllm.training.watchdog import WatchdogConfig
 
 LossFn = Callable[[Nested, Batch, jax.Array | None], LossSums]
 Rebalance = Callable[[Nested, RouterSums], Nested]
@@ -34,6 +36,15 @@ class TrainingConfig(Config):
     """Parts a global batch is computed in, one after the other; more need less memory."""
     ema: EmaConfig | None = None
     """Moving average of the weights, used by evaluation and samples; null is off."""
+    anomalies: AnomalyConfig | None = AnomalyConfig()
+    """Which steps are skipped because their loss or gradient is no good; null skips none."""
+    replica_check_every: PositiveInt | None = None
+    """Steps between checks that devices that hold the same part of the state hold the same bits;
+    null makes none."""
+    repeat_check_every: PositiveInt | None = None
+    """Steps between those that are computed twice and compared bit by bit; null makes none."""
+    watchdog: WatchdogConfig = WatchdogConfig()
+    """When a run that does not get on is ended, so that it can be started again."""
 
 
 def make_loss(objective: Any, model: Any, layout: Layout) -> LossFn:
@@ -70,14 +81,16 @@ def make_train_step(
     num_microbatches: int = 1,
     ema: EmaConfig | None = None,
     rebalance: Rebalance | None = None,
+    anomalies: AnomalyConfig | None = None,
 ) -> StepFn:
     """(state, batch) -> (state after one update, metrics of the batch before it).
 
-    rebalance: moves the routers' biases of the updated weights, which have no gradient.
+    rebalance: moves the routers' biases of the updated weights, which have no gradient. anomalies:
+    which steps leave all of the state but `step` and `guard` as it was, bit for bit.
 
     Metrics: loss (mean -log p of a target in nats), objective (what is minimised, a mean too),
     gradient_norm (before clipping), learning_rate and num_tokens, float32 scalars; with a mixture
-    of experts also those of `router_metrics`.
+    of experts also those of `router_metrics`, and with a guard those of `GuardState`.
     """
     # Where their optimizer state lies: what is updated in pieces is reduced in pieces.
     gradient_shardings = weight_shardings(layout.for_optimizer(), specs)
@@ -99,10 +112,10 @@ def make_train_step(
                 grad, state.params, (batch, keys_B), num_microbatches, layout
             )
         gradients = jax.lax.with_sharding_constraint(gradients, gradient_shardings)
-        opt_state = state.opt_state
+        opt_before = state.opt_state
         if layout.is_optimizer_offloaded:
-            opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
-        updates, opt_state = optimizer.update(gradients, opt_state, state.params)
+            opt_before = jax.device_put(opt_before, jax.memory.Space.Device)
+        updates, opt_state = optimizer.update(gradients, opt_before, state.params)
         params = optax.apply_updates(state.params, updates)
         if rebalance is not None and sums.router is not None:
             params = rebalance(params, sums.router)
@@ -111,14 +124,45 @@ def make_train_step(
             "loss": sums.nll * weight,
             "objective": sums.loss * weight + router_loss(sums.router, 1),
             "gradient_norm": optax.tree.norm(gradients),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "learning_rate": jnp.asarray(schedule(updates_done(state)), jnp.float32),
             "num_tokens": sums.num_tokens,
         }
         if sums.router is not None:
             metrics |= router_metrics(sums.router)
-        return TrainState(state.step + 1, params, opt_state, averaged), metrics
+        new = TrainState(state.step + 1, params, opt_state, averaged)
+        if anomalies is None:
+            return new, metrics
+        was = state._replace(opt_state=opt_before)
+        return guarded(was, new, metrics, anomalies=anomalies, platform=layout.platform)
 
     return train_step
+
+
+def guarded(
+    was: TrainState,
+    new: TrainState,
+    metrics: dict[str, jax.Array],
+    *,
+    anomalies: AnomalyConfig,
+    platform: str,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`new` and its metrics; where the step is bad, `was` but for its count of steps."""
+    assert was.guard is not None, "the state was made without a guard"
+    loss = metrics["loss"]
+    is_bad = anomalies.is_bad(was.guard, loss=loss, gradient_norm=metrics["gradient_norm"])
+    params, opt_state, ema = kept_if(
+        is_bad,
+        (was.params, was.opt_state, was.ema),
+        (new.params, new.opt_state, new.ema),
+        platform=platform,
+    )
+    guard = was.guard.after(is_bad, loss, metrics["num_tokens"])
+    return TrainState(new.step, params, opt_state, ema, guard), metrics | guard.metrics()
+
+
+def updates_done(state: TrainState) -> jax.Array:
+    """Steps that changed the weights: the optimizer's count, which its schedule follows."""
+    return state.step if state.guard is None else state.step - state.guard.skipped
 
 
 def router_loss(sums: RouterSums | None, num_microbatches: int) -> jax.Array | float:

@@ -26,7 +26,7 @@ class EventFile:
         # The viewer reads the files of a folder in the order of their names, so time comes first.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._log = LogFile(directory / name)
-        self._append(file_version="brain.Event:2")
+        self._begun = False
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds the numbers of `record` as scalars (float32) at `record["step"]`."""
@@ -58,9 +58,10 @@ class EventFile:
         self._log.close()
 
     def _append(self, **fields: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._log.append(_frame(Event(wall_time=time.time(), **fields).SerializeToString()))
+        """Adds one event; the first comes with the version, so that a file has both or neither."""
+        version = b"" if self._begun else _event(file_version="brain.Event:2")
+        self._log.append(version + _event(**fields))
+        self._begun = True
 
 
 def cut_back_events(directory: Path, step: int) -> None:
@@ -75,9 +76,11 @@ def cut_back_events(directory: Path, step: int) -> None:
             replace_file(path, kept)
 
 
-def _frame(event: bytes) -> bytes:
+def _event(**fields: Any) -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
+    event = Event(wall_time=time.time(), **fields).SerializeToString()
     length = struct.pack("<Q", len(event))
     return (
         _HEADER.pack(len(event), masked_crc32c(length)) + event + _FOOTER.pack(masked_crc32c(event))

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from jaxllm.schema import Config
-from jaxllm.training.logfile import full_disk
+from jaxllm.training.logfile import in_words
 
 
 class WandbConfig(Config):
@@ -51,7 +51,7 @@ class WandbConfig(Config):
 
 
 class TrackioConfig(Config):
-    """Sends metrics to Trackio, which keeps them on this machine or in a Hugging Face Space."""
+    """Sends metrics to Trackio, which keeps them on this machine."""
 
     type: Literal["trackio"] = "trackio"
     """Which tracker this is."""
@@ -59,8 +59,6 @@ class TrackioConfig(Config):
     """The project in Trackio that the run belongs to."""
     name: str | None = None
     """The run's name there; null takes the name of the run folder and a random suffix."""
-    space_id: str | None = None
-    """The Hugging Face Space that receives the metrics; null keeps them on this machine."""
 
     def build(self, run_dir: Path, run_config: Mapping[str, Any]) -> "Tracker":
         """Opens the run, or opens it again. Raises ValueError if trackio is not installed."""
@@ -70,7 +68,6 @@ class TrackioConfig(Config):
             project=self.project,
             # Trackio knows a run by its name alone, so two folders must not share one.
             name=self.name or f"{run_dir.name}-{mark.run_id[:6]}",
-            space_id=self.space_id,
             resume="allow",
             config=dict(run_config),
         )
@@ -139,7 +136,7 @@ class StepMark:
             finally:
                 os.close(file)
         except OSError as error:
-            raise full_disk(error, self._path) from error
+            raise in_words(error, self._path) from error
 
 
 def _load(package: str) -> Any:

@@ -134,8 +134,12 @@ def arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
 
     found = {}
     for item in ("params", "opt"):
+        folder = (run_dir / "checkpoints" / str(step) / item).absolute()
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.restore((run_dir / "checkpoints" / str(step) / item).absolute())
+            leaves = checkpointer.metadata(folder).item_metadata.tree
+            # Whatever devices and processes it is of.
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+            tree = checkpointer.restore(folder, restore_args=as_numpy)
         for path, leaf in jax.tree.flatten_with_path(tree)[0]:
             found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
     return found

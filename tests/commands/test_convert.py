@@ -11,6 +11,7 @@ import tiny
 import yaml
 from hf.published import names as recorded_names
 from hf.published import published as recorded
+from hf.random_weights import write_safetensors
 from hf.test_decoders import DECODERS
 
 from jaxllm.commands.convert import export_model, import_model
@@ -234,6 +235,53 @@ def test_a_failed_import_leaves_nothing(published, tmp_path):
     with pytest.raises(ValueError, match="is truncated"):
         import_model(broken, tmp_path / "run", [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", ["CheckpointConfig.build", "write_text", "dump_yaml"])
+def test_an_interrupted_import_leaves_nothing(published, tmp_path, monkeypatch, place):
+    monkeypatch.setattr(f"jaxllm.commands.convert.{place}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        import_model(published, tmp_path / "run", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_nothing(imported, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxllm.hf.model.write_folder", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(imported, tmp_path / "out", step=None, dtype="float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_import_left_is_gone_with_the_next(published, tmp_path):
+    (tmp_path / ".run.partial" / "checkpoints").mkdir(parents=True)
+    (tmp_path / ".run.partial" / "config.yaml").write_text("half")
+    with pytest.raises(ValueError, match="is no model folder"):
+        import_model(tmp_path / "none", tmp_path / "run", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_that_tensor_does_not_divide_says_what_does(published, tmp_path):
+    """It stays as it is published: rows without a token would change the likelihood of others."""
+    message = r"embed\.table: vocab of size 97 cannot be cut in 2 \(parallel\.tensor\), but in 1\n"
+    folder = recorded("llama1").write(tmp_path / "model")
+    for kind in ("fsdp", "zero1"):
+        options = [f"parallel={{layout: {kind}, tensor: 2, fsdp: 1, data: 4}}"]
+        with pytest.raises(ValueError, match=message):
+            import_model(folder, tmp_path / "run", options)
+
+
+def test_numbers_that_are_not_finite_are_not_imported(tmp_path):
+    folder = recorded("llama1").write(tmp_path / "model")
+    theirs = dict(recorded("llama1").theirs)
+    theirs["model.norm.weight"] = np.full_like(theirs["model.norm.weight"], np.nan)
+    write_safetensors(folder / "model.safetensors", theirs)
+    with pytest.raises(ValueError, match=r"numbers that are NaN.*: model\.norm\.weight;"):
+        import_model(folder, tmp_path / "run", ["parallel.layout=replicated"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_start_that_is_not_there(ids, tmp_path):

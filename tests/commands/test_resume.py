@@ -195,6 +195,22 @@ def test_another_run_in_the_same_folder_is_refused(ids, unfinished, overrides, l
     assert runs.contents(unfinished) == before
 
 
+def test_a_corrupt_checkpoint_is_moved_aside_and_computed_again(
+    ids, uninterrupted, tmp_path, capsys
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    array = max((run_dir / "checkpoints" / "8" / "params").rglob("d/*"), key=os.path.getsize)
+    content = bytearray(array.read_bytes())
+    content[len(content) // 2] ^= 1
+    array.write_bytes(content)
+    assert runs.start(ids, run_dir) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "checkpoint 8 is corrupt: params/" in said
+    assert (run_dir / "checkpoints" / "quarantine" / "8").is_dir()
+    runs.assert_same_run(run_dir, uninterrupted, step=8)
+
+
 def test_other_tokens_under_the_same_config_are_refused(ids, unfinished, tmp_path):
     """The config is the run's own; the file it names has changed."""
     folder = ids.parent

@@ -38,7 +38,7 @@ class Nowhere:
         assert state == {}
 
 
-def make(name):
+def make(name, *, has_guard=False):
     """The abstract state of a run under a layout."""
     layout = LAYOUTS[name].build()
     model = tiny.decoder(tiny.config(num_layers=4))
@@ -46,7 +46,8 @@ def make(name):
     optimizer = AdamW(learning_rate=1e-3).build(specs, total_steps=10)
 
     def first():
-        return new_state(fold(param_dict(model), specs), optimizer, EmaConfig(decay=0.9))
+        weights = fold(param_dict(model), specs)
+        return new_state(weights, optimizer, EmaConfig(decay=0.9), has_guard=has_guard)
 
     abstract = jax.eval_shape(first)
     return abstract_with_shardings(abstract, state_shardings(abstract, specs, layout))
@@ -79,3 +80,39 @@ def test_a_run_goes_on_under_another_layout(tmp_path, before, after):
         np.testing.assert_array_equal(np.ravel(leaf), np.ravel(was))
     for leaf, like in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
         assert (leaf.shape, leaf.sharding) == (like.shape, like.sharding)
+
+
+@pytest.mark.parametrize(("was", "wanted"), [(True, True), (True, False), (False, True)])
+def test_the_guard_goes_on_or_begins_anew_or_is_left_behind(tmp_path, was, wanted):
+    state = filled(make("fsdp", has_guard=was))
+    with open_state(tmp_path) as saved:
+        saved.save(3, state, validation_loss=None, training_seconds=0.0)
+    target = make("fsdp", has_guard=wanted)
+    with open_state(tmp_path) as saved:
+        restored = saved.restore(Parts(target))
+    assert jax.tree.structure(restored) == jax.tree.structure(target)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        restored._replace(guard=None),
+        state._replace(guard=None),
+    )
+    if wanted:
+        expected = state.guard if was else (0.0, 0, 0, 0)
+        assert [leaf.item() for leaf in restored.guard] == [np.asarray(x).item() for x in expected]
+        for leaf, like in zip(restored.guard, target.guard, strict=True):
+            assert (leaf.dtype, leaf.sharding) == (like.dtype, like.sharding)
+
+
+def test_after_a_rollback_the_step_is_saved_again(tmp_path):
+    before = filled(make("fsdp"))
+    after = before._replace(step=jax.device_put(np.int32(9), before.step.sharding))
+    with open_state(tmp_path) as saved:
+        saved.save(3, before, validation_loss=None, training_seconds=0.0)
+        saved.save(5, after, validation_loss=None, training_seconds=0.0)
+        restored = saved.roll_back(3, Parts(make("fsdp")))
+        assert (saved.start, saved.steps()) == (3, [3])
+        assert int(restored.step) == int(before.step)
+        saved.save(5, restored, validation_loss=None, training_seconds=0.0)
+    with open_state(tmp_path) as saved:
+        assert saved.start == 5
+        assert int(saved.restore(Parts(make("fsdp"))).step) == int(before.step)

@@ -191,3 +191,48 @@ def test_batches_of_a_prepared_dataset_are_its_tokens(dataset):
     wider = loader({"texts": (stream, 1.0)}, sequence_length=5000, global_batch_size=2)
     row = wider.batch(0)["tokens"][0]
     assert any((row == tokens[s : s + 5000]).all() for s in range(0, len(tokens) - 5000, 5000))
+
+
+SKIPPED = (3, 4, 9, 5)
+
+
+def test_skipped_batches_are_read_by_no_step_and_all_others_in_order():
+    plain, gaps = loader(MIXED), loader(MIXED, skipped=SKIPPED)
+    numbers = [gaps.batch_number(step) for step in range(12)]
+    assert numbers == [0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 14, 15]
+    for step, number in enumerate(numbers):
+        assert_equal(gaps.batch(step), plain.batch(number))  # example_index, too, is its own
+        assert gaps.rows_of(step) == plain.rows_of(number)
+    assert gaps.batch_number(10**9) == 10**9 + 4
+    parts = [loader(MIXED, rows=host_rows(host, 4), skipped=SKIPPED) for host in range(4)]
+    joined = np.concatenate([rows_of(part.batch(5)) for part in parts])
+    np.testing.assert_array_equal(joined, rows_of(gaps.batch(5)))
+    batches = gaps.iterate(2)
+    for number in (2, 6, 7):
+        assert_equal(next(batches), plain.batch(number))
+    batches.close()
+
+
+def test_rows_are_named_by_dataset_and_place():
+    source = loader(MIXED)
+    named = source.rows_of(6)
+    first = {"a": 0, "b": 5000}
+    starts = [first[name] + row * LENGTH for name, row in named]
+    np.testing.assert_array_equal(starts, rows_of(source.batch(6)))
+    assert {name for name, _ in named} == {"a", "b"}
+    assert loader(MIXED, rows=[2]).rows_of(6) == named
+    json.dumps(named)
+
+
+def test_a_position_from_before_a_rollback_goes_on_after_it():
+    plain, gaps = loader(MIXED), loader(MIXED, skipped=SKIPPED)
+    for step in range(4):  # no skipped batch was passed yet
+        assert plain.state(step) == gaps.state(step)
+        gaps.check_state(plain.state(step))
+    after = json.loads(json.dumps(gaps.state(4)))
+    assert (after["next_row"], after["skipped"]) == (8 * 7, [3, 4, 5])
+    gaps.check_state(after)
+    with pytest.raises(ValueError, match=r"skipped batches: \[3, 4, 5\] in the checkpoint, \[\]"):
+        plain.check_state(after)
+    with pytest.raises(ValueError, match=r"skipped batches: \[\] in the checkpoint, \[3, 4, 5\]"):
+        gaps.check_state(plain.state(7))

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from jaxllm.hf.published import read_published
+from jaxllm.hf.published import open_published, read_published
 from jaxllm.hf.registry import families, family_of, family_that_expresses
 
 from .published import published, read
@@ -47,7 +47,7 @@ def test_quantised_weights_are_refused(tmp_path):
         '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
     )
     with pytest.raises(ValueError, match=r"quantised \(gptq\)"):
-        read_published(tmp_path)
+        open_published(tmp_path)
 
 
 def test_what_is_not_even_a_config(tmp_path):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,44 @@ def test_ours_is_seen_in_theirs_and_written_back(notation):
     written = np.zeros_like(theirs)
     seen.put(written, ours)
     np.testing.assert_array_equal(written, np.where(np.isin(theirs, ours), theirs, 0))
+
+
+@pytest.mark.parametrize("notation", CASES)
+def test_a_part_is_read_from_the_box_around_it(notation):
+    ours_shape, theirs_shape, expected = CASES[notation]
+    theirs = np.arange(np.prod(theirs_shape)).reshape(theirs_shape)
+    ours = expected(theirs)
+    pieces = (
+        [slice(first, last) for first in range(size) for last in range(first, size + 1)]
+        for size in ours_shape
+    )
+    for index in itertools.islice(itertools.product(*pieces), 0, None, 7):
+        found = view(notation).part(lambda box: theirs[(..., *box)], ours_shape, index)
+        np.testing.assert_array_equal(found, ours[index])
+
+
+@pytest.mark.parametrize(
+    ("notation", "ours_shape", "index", "expected"),
+    [
+        ("F D -> D F", (4, 6), (slice(1, 3), slice(2, 5)), (slice(2, 5), slice(1, 3))),
+        ("(N H) D -> D N H", (4, 3, 6), (slice(1, 3), slice(1, 2), slice(None)), (6, 12, 1, 3)),
+        ("(N H) D -> D N H", (4, 3, 6), (slice(None), slice(2, 3), slice(1, 3)), (13, 15, 0, 4)),
+        ("(N@4/7 H) D -> D N H", (4, 3, 6), (slice(2), slice(1, 3), slice(None)), (30, 42, 0, 2)),
+        ("D (@1/3 N H) -> D N H", (4, 3, 6), (slice(4), slice(0, 2), slice(6)), (0, 4, 18, 30)),
+        ("H@2/9 D -> D H", (4, 6), (slice(4), slice(1, 4)), (3, 6, 0, 4)),
+    ],
+)
+def test_the_box_is_as_small_as_rows_and_columns_go(notation, ours_shape, index, expected):
+    asked = []
+
+    def read(box):
+        asked.append(tuple(box))
+        return np.zeros([piece.stop - piece.start for piece in box])
+
+    view(notation).part(read, ours_shape, index)
+    if isinstance(expected[0], int):
+        expected = tuple(slice(*expected[at : at + 2]) for at in (0, 2))
+    assert asked == [expected]
 
 
 def test_nothing_is_copied_to_look():

@@ -1,10 +1,13 @@
 """Weights that are not as the config says, and weights read straight to where they live."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from jaxllm.hf.model import load_model, save_model
+from jaxllm.hf.published import kept_keys
 from jaxllm.nn.param import spec_dict
 from jaxllm.parallel.layouts import weight_shardings
 from jaxllm.parallel.mesh import ParallelConfig
@@ -132,5 +135,56 @@ def test_weights_in_whole_numbers_are_refused(tmp_path):
     write_safetensors(
         folder / "model.safetensors", {**case.theirs, "model.norm.weight": norm.astype(np.int8)}
     )
-    with pytest.raises(ValueError, match=r"model\.norm\.weight holds whole numbers \(int8\)"):
+    with pytest.raises(ValueError, match=r"model\.norm\.weight: holds whole numbers \(I8\)"):
         load_model(folder)
+
+
+def test_numbers_that_are_not_finite_are_told_with_their_tensors():
+    case = published("mixtral")
+    theirs = {name: values.copy() for name, values in case.theirs.items()}
+    names = sorted(name for name in theirs if "norm" in name or "experts.1.w1" in name)[:4]
+    for name, value in zip(names, (np.nan, np.inf, -np.inf, np.nan), strict=True):
+        theirs[name].flat[-1] = value
+    with pytest.raises(ValueError, match="numbers that are NaN, infinite or too large") as error:
+        case.load(theirs)
+    assert f": {', '.join(names)};" in str(error.value)
+    layout = ParallelConfig(layout="fsdp", fsdp=2, tensor=1, data=4).build()
+    with pytest.raises(ValueError, match=names[1]):
+        case.load(theirs, shardings=weight_shardings(layout, case.specs))
+
+
+def test_numbers_beyond_the_dtype_are_told():
+    case = published("llama1")
+    theirs = {name: values.astype(np.float64) for name, values in case.theirs.items()}
+    theirs["model.norm.weight"][0] = 1e60
+    with pytest.raises(ValueError, match=r"too large for float32: model\.norm\.weight;"):
+        case.load(theirs)
+
+
+@pytest.mark.parametrize("name", ["bert_sequence", "bert_token", "vit"])
+def test_what_classes_are_called_is_kept(name, tmp_path):
+    case = published(name)
+    folder = case.write(tmp_path / "model")
+    count = case.config.num_labels
+    names = {str(number): f"kind {number}" for number in range(count)}
+    raw = case.raw | {"id2label": names, "label2id": None, "problem_type": "regression"}
+    for label2id, expected in (
+        (None, {f"kind {number}": number for number in range(count)}),
+        ({"a": 7}, {"a": 7}),
+    ):
+        (folder / "config.json").write_text(json.dumps(raw | {"label2id": label2id}))
+        saved = tmp_path / f"saved {label2id is None}"
+        save_model(load_model(folder), saved)
+        found = json.loads((saved / "config.json").read_text())
+        assert found["id2label"] == names
+        assert found["label2id"] == expected
+        assert found["problem_type"] == "regression"
+
+
+def test_names_of_other_classes_are_not_kept():
+    config = published("bert_token").config
+    for names in ({"0": "one"}, ["a", "b", "c", "d", "e"], dict.fromkeys("abcde", "x")):
+        assert kept_keys({"id2label": names, "label2id": {}}, config) == {}
+    assert kept_keys({"id2label": {"0": "a"}, "bos_token_id": 3}, published("llama1").config) == {
+        "bos_token_id": 3
+    }

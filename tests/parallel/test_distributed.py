@@ -4,17 +4,29 @@ import pytest
 from jaxllm.parallel import distributed
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+TPU = ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS")
 
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
-    """What JAX would have been asked to join; nothing is joined."""
-    for name in (*VARIABLES, "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS"):
+    """What JAX would have been asked to join, after which lifelines; nothing is joined."""
+    for name in (*VARIABLES, *TPU):
         monkeypatch.delenv(name, raising=False)
     calls = []
-    monkeypatch.setattr(
-        jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs))
-    )
+
+    def initialize(*args, **kwargs):
+        calls.append(("jax", *args, kwargs))
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+
+    def begin(gang):
+        calls.append(("lifeline", gang.rank, gang.count))
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(distributed.lifeline, "begin", begin)
+    monkeypatch.setattr(distributed.lifeline, "goodbye", lambda: calls.append("goodbye"))
+    monkeypatch.setattr(distributed.lifeline, "report", lambda *said: calls.append(said))
+    monkeypatch.setattr(distributed.lifeline, "check_free", lambda address: None)
+    monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
     return calls
 
 
@@ -32,13 +44,17 @@ def test_one_process_joins_nothing(calls):
 def test_loopback_listens_on_loopback_only(calls, monkeypatch, host):
     set_all(monkeypatch, f"{host}:1234", "2", "1")
     distributed.initialize()
-    assert calls == [((f"{host}:1234", 2, 1), {"coordinator_bind_address": f"{host}:1234"})]
+    limits = {"initialization_timeout": 300, "coordinator_bind_address": f"{host}:1234"}
+    assert calls == [("lifeline", 1, 2), ("jax", f"{host}:1234", 2, 1, limits)]
 
 
-def test_another_host_listens_for_all(calls, monkeypatch):
+def test_another_host_listens_for_all_and_a_second_call_joins_nothing(calls, monkeypatch):
     set_all(monkeypatch, "10.0.0.2:1234", "4", "0")
     distributed.initialize()
-    assert calls == [(("10.0.0.2:1234", 4, 0), {})]
+    joined = [("lifeline", 0, 4), ("jax", "10.0.0.2:1234", 4, 0, {"initialization_timeout": 300})]
+    assert calls == joined
+    distributed.initialize()
+    assert calls == joined
 
 
 @pytest.mark.parametrize("values", [("h:1", "2", ""), ("h:1", "", "0"), ("h:1", "two", "0")])
@@ -47,6 +63,24 @@ def test_half_a_cluster_is_refused(calls, monkeypatch, values):
     with pytest.raises(ValueError, match=r"JAX_COORDINATOR_ADDRESS=host:port.*all three"):
         distributed.initialize()
     assert calls == []
+
+
+def test_a_port_that_is_taken_is_said_before_jax_tries_it(calls, monkeypatch):
+    def taken(address):
+        raise OSError(f"{address} is taken")
+
+    monkeypatch.setattr(distributed.lifeline, "check_free", taken)
+    set_all(monkeypatch, "10.0.0.2:1234", "4", "0")
+    with pytest.raises(OSError, match=r"10\.0\.0\.2:1234"):
+        distributed.initialize()
+    assert calls == [("lifeline", 0, 4)]
+
+
+def test_tpu_hosts_are_found_by_jax(calls, monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    monkeypatch.setenv("TPU_WORKER_ID", "1")
+    distributed.initialize()
+    assert calls == [("lifeline", 1, 2), ("jax", {"initialization_timeout": 300})]
 
 
 @pytest.mark.parametrize(
@@ -58,10 +92,28 @@ def test_half_a_cluster_is_refused(calls, monkeypatch, values):
         ("MEGASCALE_COORDINATOR_ADDRESS", "a:1", True),
     ],
 )
-def test_tpu_hosts_are_found_by_jax(calls, monkeypatch, name, value, is_joined):
+def test_where_the_environment_does_not_number_them_jax_is_asked(
+    calls, monkeypatch, name, value, is_joined
+):
+    from jax._src.distributed import global_state
+
+    monkeypatch.setattr(global_state, "coordinator_address", "first:8482")
+    monkeypatch.setattr(global_state, "process_id", 3)
+    monkeypatch.setattr(global_state, "num_processes", 8)
     monkeypatch.setenv(name, value)
     distributed.initialize()
-    assert calls == [((), {})] * is_joined
+    assert calls == ([("jax", {}), ("lifeline", 3, 8)] if is_joined else [])
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_who_is_done_says_goodbye(calls, code):
+    distributed.leave(code, "")
+    assert calls == ["goodbye"]
+
+
+def test_who_failed_says_why(calls):
+    distributed.leave(2, "a wrong config")
+    assert calls == [(2, "a wrong config")]
 
 
 def test_the_only_process_is_first_and_waits_for_nobody():

@@ -71,8 +71,8 @@ def one_device():
     return ParallelConfig(layout="replicated").build(jax.devices()[:1])
 
 
-def make(recipe, layout, *, num_microbatches=1):
-    """The recipe's step and first state on a layout."""
+def make(recipe, layout, *, num_microbatches=1, anomalies=None):
+    """The recipe's step and first state on a layout; anomalies: of a step with a guard."""
     config, optim = RECIPES[recipe]
     optim = optim.model_copy(update={"schedule": SCHEDULE})
     model = tiny.abstract(config)
@@ -81,7 +81,8 @@ def make(recipe, layout, *, num_microbatches=1):
     optimizer = optim.build(specs, total_steps=TOTAL_STEPS)
 
     def first(key):
-        return new_state(jax.tree.map(jnp.asarray, params), optimizer, EMA)
+        weights = jax.tree.map(jnp.asarray, params)
+        return new_state(weights, optimizer, EMA, has_guard=anomalies is not None)
 
     key = jax.random.key(0)
     shardings = state_shardings(jax.eval_shape(first, key), specs, layout)
@@ -95,6 +96,7 @@ def make(recipe, layout, *, num_microbatches=1):
         num_microbatches=num_microbatches,
         ema=EMA,
         rebalance=model.rebalance,
+        anomalies=anomalies,
     )
     jitted = tiny.fast(step, donate_argnums=0, out_shardings=(shardings, layout.sharding()))
     return Run(layout, specs, jitted, init_sharded(first, key, shardings))

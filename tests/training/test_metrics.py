@@ -2,12 +2,15 @@ import errno
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from jaxllm.training.logfile import LogFile, replace_file
-from jaxllm.training.metrics import MetricsConfig, cut_back
+from jaxllm.training import logfile
+from jaxllm.training.metrics import MetricsConfig, cut_back, last_step
+
+from .disks import FullDisk
 
 
 def read(run_dir):
@@ -101,44 +104,89 @@ def test_a_damaged_line_is_named_and_the_file_kept(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == content
 
 
-class FullDisk:
-    """A raw file on a disk with room for `room` more bytes."""
+def test_a_read_only_file_system_is_one_clear_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    def __init__(self, file, room):
-        self.file, self.room = file, room
-
-    def write(self, data):
-        if self.room == 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        part = self.file.write(data[: self.room])
-        self.room -= part
-        return part
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
+    monkeypatch.setattr(logfile, "open", refuse, raising=False)
+    with pytest.raises(OSError, match=r"read-only.*metrics\.jsonl"):
+        MetricsConfig(tensorboard=False, on_error="continue").build(tmp_path, {})
 
 
-def test_a_full_disk_names_the_file_and_leaves_no_half_record(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = LogFile(path)
-    log.append(b"first\n")
-    log._file = FullDisk(log._file, 4)
-    with pytest.raises(OSError, match="disk is full") as caught:
-        log.append(b"second\n")
-    assert caught.value.errno == errno.ENOSPC
-    assert caught.value.filename == str(path)
-    log.close()
-    assert path.read_bytes() == b"first\n"
+@pytest.fixture
+def rationed(monkeypatch):
+    """Files opened to grow have room together for `rationed.room` bytes."""
+    disk = SimpleNamespace(room=10**9)
+
+    def rationed(*args, **kwargs):
+        return Rationed(open(*args, **kwargs))
+
+    class Rationed(FullDisk):
+        room = property(lambda self: disk.room, lambda self, room: setattr(disk, "room", room))
+
+        def __init__(self, file):
+            self.file = file
+
+    monkeypatch.setattr(logfile, "open", rationed, raising=False)
+    return disk
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_full_disk_while_replacing_keeps_the_old_file(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b"old")
-    (tmp_path / ".metrics.jsonl.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="disk is full"):
-        replace_file(path, b"new")
-    assert path.read_bytes() == b"old"
+def run_into_a_full_disk(run_dir, disk, *, on_error, said):
+    """Six records; the disk is full for the third and the fourth, half a record aside."""
+    settings = MetricsConfig(on_error=on_error)
+    with settings.build(run_dir, {}, say=said.append) as writer:
+        for step in range(1, 7):
+            if step == 3:
+                disk.room = 11
+            if step == 5:
+                disk.room = 10**9
+            writer.write({"step": step, "loss": 1 / step})
+
+
+def test_a_run_may_go_on_without_metrics_and_says_so_once(tmp_path, rationed):
+    said = []
+    run_into_a_full_disk(tmp_path, rationed, on_error="continue", said=said)
+    assert [record["step"] for record in read(tmp_path)] == [1, 2, 5, 6]
+    assert [event.step for event in tensorboard_losses(tmp_path)] == [1, 2, 5, 6]
+    full, again = said
+    assert full.startswith("metrics are not written")
+    assert "No space left on device" in full
+    assert str(tmp_path / "metrics.jsonl") in full
+    assert again == "metrics are written again; 2 records are missing"
+
+
+def test_a_run_stops_where_it_is_to_stop(tmp_path, rationed):
+    with pytest.raises(OSError, match=r"The disk is full.*metrics\.jsonl"):
+        run_into_a_full_disk(tmp_path, rationed, on_error="stop", said=[])
+    assert [record["step"] for record in read(tmp_path)] == [1, 2]
+
+
+def test_records_missing_at_the_end_are_said(tmp_path, rationed):
+    said = []
+    settings = MetricsConfig(on_error="continue")
+    with settings.build(tmp_path, {}, say=said.append) as writer:
+        rationed.room = 0
+        for step in range(3):
+            writer.write({"step": step})
+            writer.text(step, sample="s")
+    assert said[1:] == ["metrics: 6 records up to the end are missing"]
+    assert read(tmp_path) == []
+
+
+def tensorboard_losses(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return events.Scalars("loss")
+
+
+def test_the_last_step_is_that_of_the_last_whole_record(tmp_path):
+    assert last_step(tmp_path) == 0
+    write(tmp_path, [{"step": step, "loss": 1.0} for step in range(1, 20_001)])
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 20001, "lo')
+    assert last_step(tmp_path) == 20_000
 
 
 def test_every_sink_is_closed_even_if_one_fails(tmp_path):

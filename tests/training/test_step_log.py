@@ -176,3 +176,61 @@ def test_steps_since_the_last_record_are_counted_when_the_loop_pauses():
     log.pause(9, {"loss": jnp.float32(9)})
     assert clock.counted == 9
     assert [(record["step"], record["num_steps"]) for record in records] == [(4, 4), (8, 2)]
+
+
+class Unfinished:
+    """A figure whose step is finished when the test says so."""
+
+    def __init__(self, done):
+        self.done = done
+
+    def copy_to_host_async(self):
+        pass
+
+    def is_ready(self):
+        return self.done["done"]
+
+    def __float__(self):
+        return 0.0
+
+
+def test_finished_steps_are_told_when_the_loop_looks_and_no_earlier(monkeypatch):
+    monkeypatch.setattr(jax, "device_get", lambda tree: tree)
+    told, figures = [], [{"done": False} for _ in range(6)]
+    log = StepLog(
+        Records(),
+        Clock(),
+        start=0,
+        every=4,
+        on_record=lambda record: None,
+        on_finished=told.append,
+    )
+    for step in (1, 2, 3):
+        log.push(step, {"loss": Unfinished(figures[step - 1])})
+    log.poll()
+    assert (told, log.is_device_busy()) == ([], True)
+    figures[0]["done"] = figures[1]["done"] = True
+    log.poll()
+    assert (told, log.is_device_busy()) == ([2], True)
+    log.push(4, {"loss": Unfinished(figures[3])})
+    log.flush()  # waits for step 4, and so for 3
+    assert told == [2, 4]
+    figures[3]["done"] = True
+    assert not log.is_device_busy()
+    log.poll()
+    assert told == [2, 4]
+
+
+def test_a_record_has_the_figures_of_who_else_counts():
+    records = Records()
+    log = StepLog(
+        records,
+        Clock(),
+        start=0,
+        every=1,
+        on_record=lambda record: None,
+        figures=lambda: {"goodput": 0.75},
+    )
+    log.push(1, {"loss": jnp.float32(1)})
+    log.flush()
+    assert records[0]["goodput"] == 0.75

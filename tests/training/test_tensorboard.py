@@ -26,6 +26,8 @@ def write(folder, steps):
 
 def test_tensorboard_reads_scalars_and_texts(tmp_path):
     write(tmp_path, range(10))
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes().count(b"brain.Event:2") == 1
     events = read(tmp_path)
     assert set(events.Tags()["scalars"]) == {"loss", "learning_rate"}
     scalars = events.Scalars("loss")

@@ -17,6 +17,7 @@ from jaxllm.models.encoder_config import EncoderConfig
 _HEADS = {
     "BertModel": "pooler",
     "BertForMaskedLM": "masked_lm",
+    "BertForPreTraining": "pretraining",
     "BertForSequenceClassification": "sequence",
     "BertForTokenClassification": "token",
     "BertForQuestionAnswering": "span",
@@ -30,7 +31,7 @@ def _prefix(config: EncoderConfig) -> str:
 
 def _rows(config: EncoderConfig) -> Rows:
     prefix, vocabulary = _prefix(config), "cls.predictions"
-    label_head = "qa_outputs" if config.head == "span" else "classifier"
+    label_heads = {"span": "qa_outputs", "pretraining": "cls.seq_relationship"}
     return text_rows(
         prefix,
         (
@@ -38,15 +39,16 @@ def _rows(config: EncoderConfig) -> Rows:
             *linear("vocabulary_head.dense", f"{vocabulary}.transform.dense"),
             *norm("vocabulary_head.norm", f"{vocabulary}.transform.LayerNorm"),
             ("vocabulary_head.bias", f"{vocabulary}.bias", "V -> V"),
-            *linear("label_head", label_head),
+            *linear("label_head", label_heads.get(config.head, "classifier")),
         ),
     )
 
 
 def _ignored(config: EncoderConfig) -> tuple[str, ...]:
     """The tied output's second copy, and the guess whether one sentence follows another."""
-    more = (r"cls\.predictions\.decoder\.(weight|bias)", r"cls\.seq_relationship\.(weight|bias)")
-    return (*left_over(config, "bert."), *(more if config.head == "masked_lm" else ()))
+    copies, following = r"cls\.predictions\.decoder\.(weight|bias)", r"cls\.seq_relationship\..*"
+    more = {"masked_lm": (copies, following), "pretraining": (copies,)}
+    return (*left_over(config, "bert."), *more.get(config.head, ()))
 
 
 FAMILY = Family(

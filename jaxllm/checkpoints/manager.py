@@ -1,0 +1,75 @@
+"""Orbax's manager, as the checkpoints of a run need it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxllm.checkpoints.agreement import SaveBarriers
+from jaxllm.checkpoints.commit import temporary_path_class
+
+
+def reading_manager(folder: Path) -> Any:
+    """Opens checkpoints without changing anything."""
+    import orbax.checkpoint as ocp
+
+    # Lightweight: it reads no file of a step that nobody asked for, corrupt as it may be.
+    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+    return _manager(folder, options)
+
+
+def writing_manager(
+    folder: Path,
+    *,
+    keep_latest: int,
+    keep_every: int | None,
+    keep_best: int,
+    barriers: SaveBarriers,
+) -> Any:
+    """Saves in the background, under what CheckpointConfig says is kept.
+
+    barriers: where processes wait for each other in the background.
+    """
+    import orbax.checkpoint as ocp
+
+    managers = ocp.checkpoint_managers
+    policies: list[Any] = [managers.LatestN(keep_latest)]
+    if keep_every is not None:
+        policies.append(managers.EveryNSteps(keep_every))
+    if keep_best:
+        policies.append(
+            managers.BestN(
+                get_metric_fn=_validation_loss,
+                reverse=True,  # the lowest loss is the best
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=managers.AnyPreservationPolicy(policies),
+        # Alone this makes Orbax write the losses down, so that the next start knows the best too.
+        best_fn=_validation_loss if keep_best else None,
+        best_mode="min",
+        async_options=ocp.AsyncOptions(barrier_sync_fn=barriers.wait),
+        temporary_path_class=temporary_path_class(lambda: barriers.attempt),
+    )
+    return _manager(folder, options)
+
+
+def _validation_loss(metrics: Mapping[str, float]) -> float:
+    return metrics["validation_loss"]
+
+
+def _manager(folder: Path, options: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.CheckpointManager(
+        folder.absolute(),
+        options=options,
+        item_handlers={
+            # Weights are noise to a compressor: zstd takes 5% off for three times the work.
+            "params": ocp.PyTreeCheckpointHandler(use_compression=False),
+            "opt": ocp.PyTreeCheckpointHandler(use_compression=False),
+            "data": ocp.JsonCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
+    )

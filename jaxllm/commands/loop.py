@@ -1,0 +1,185 @@
+"""The steps of a run: from its newest checkpoint to its end, or to where it has to go back."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from jaxllm.commands import run_folder
+from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.console import Console, step_shower
+from jaxllm.commands.ending import is_complete, show_ending, write_ending
+from jaxllm.commands.first_state import first_state
+from jaxllm.commands.rollback import batches_left_out
+from jaxllm.commands.saved_state import SavedState
+from jaxllm.commands.skips import SkippedSteps
+from jaxllm.commands.validation import Validation
+from jaxllm.config import RunConfig
+from jaxllm.data import Data
+from jaxllm.parallel.shard import global_batch, host_rows
+from jaxllm.training.checks import StepChecks
+from jaxllm.training.goodput import Goodput
+from jaxllm.training.phases import Phases
+from jaxllm.training.signals import StopRequest
+from jaxllm.training.step_log import StepLog
+from jaxllm.training.throughput import Throughput
+
+
+class Run(NamedTuple):
+    """A run as far as no array is needed.
+
+    compiled: the training step as an executable, compiled by the first call.
+    """
+
+    config: RunConfig
+    data: Data
+    parts: Assembly
+    compiled: Callable[[], jax.stages.Compiled]
+    console: Console
+    phases: Phases
+    goodput: Goodput
+
+
+def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
+    """Train from the newest checkpoint to the end.
+
+    Returns the exit code, or None where steps had to be skipped so often that the run goes back:
+    then it is called again. is_going_back: whether that is this call.
+    """
+    config, parts, console, phases = run.config, run.parts, run.console, run.phases
+    run_dir, steps = Path(config.run_dir), config.training.steps
+    rows = config.data.global_batch_size
+    with ExitStack() as stack:
+        loader = run.data.train_loader(
+            seed=config.seed,
+            rows=host_rows(parts.layout, rows),
+            skipped=batches_left_out(run_dir),
+        )
+        saved = stack.enter_context(
+            run_folder.open_saved_state(run_dir, config, run.data, loader, on_message=console.say)
+        )
+        if is_complete(run_dir, saved.start, steps):
+            show_ending(run_dir, console)
+            return 0
+        if not is_going_back:
+            run_folder.open_goodput(run.goodput, run_dir, step=saved.start, say=console.say)
+        # Restored first: a checkpoint of another architecture is not worth compiling for.
+        with phases.during("restore"):
+            state = (
+                saved.restore(parts) if saved.start else first_state(config, parts, saved, console)
+            )
+        writer = stack.enter_context(
+            run_folder.open_metrics(run_dir, config, step=saved.start, say=console.say)
+        )
+        run_folder.write_config(run_dir, config, run.data)
+        with phases.during("compile"):
+            compiled = run.compiled()
+        if saved.start:
+            console.say(f"resuming at step {saved.start}")
+        validation = Validation(config, parts, run.data, writer=writer, console=console)
+        clock = _clock(config, parts)
+        log = StepLog(
+            writer,
+            clock,
+            start=saved.start,
+            every=config.metrics.log_every,
+            on_record=step_shower(
+                console, saved.start, steps, tokens_per_step=clock.tokens_per_step
+            ),
+            on_finished=phases.stepped,
+            figures=run.goodput.figures,
+        )
+        run.goodput.watch_device(log.is_device_busy)
+        skipped = SkippedSteps(
+            config.training.anomalies,
+            run_dir,
+            loader,
+            saved=saved,
+            save_every=config.checkpoints.every,
+            say=console.say,
+        )
+        checks = StepChecks(
+            parts.state,
+            replicas_every=config.training.replica_check_every,
+            repeat_every=config.training.repeat_check_every,
+        )
+        profile = stack.enter_context(config.profile.build(run_dir / "profile"))
+        batches = stack.enter_context(closing(loader.iterate(saved.start)))
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(jax.transfer_guard("disallow"))
+        stack.enter_context(phases.during("step"))
+        log.resume()
+
+        remaining = range(saved.start + 1, steps + 1)
+        for step, batch in zip(remaining, clock.timed(phases.waiting(batches)), strict=False):
+            log.poll()
+            profile.before_step(step - 1, state.step)
+            host_batch = global_batch(parts.layout, batch, rows=rows)
+            state, metrics = checks.compute(step, compiled, state, host_batch)
+            log.push(step, metrics)
+            checks.compare(step, state)
+            is_last = step == steps
+            is_stopped = stop.is_set(step) and not is_last
+            must_save = saved.is_due(step) or is_last or is_stopped
+            is_paused = must_save or validation.is_due(step)
+            if skipped.must_go_back(step, metrics, is_paused=is_paused):
+                # What is on disk leads to the same run whether it goes on now or later.
+                return _stopped(run, stop, step) if is_stopped else None
+            if is_paused:
+                log.pause(step, metrics)
+                # Scored before it is saved: what a checkpoint has behind it is in the metrics.
+                with (
+                    phases.during("evaluation"),
+                    saved.saving_on_failure(step, state, training_seconds=clock.training_seconds),
+                ):
+                    validation.run(step, state, is_last=is_last)
+                if must_save:
+                    with phases.during("checkpoint"):
+                        saved.save(
+                            step,
+                            state,
+                            validation_loss=validation.loss_at(step),
+                            training_seconds=clock.training_seconds,
+                        )
+                log.resume()
+            if is_stopped:
+                with phases.during("checkpoint"):
+                    saved.wait()
+                return _stopped(run, stop, step)
+
+        with phases.during("checkpoint"):
+            saved.wait()
+        stack.enter_context(phases.during("end"))
+        if saved.start == steps:  # everything was there but the summary
+            validation.run(steps, state, is_last=True, is_recorded=False)
+        _end(run, saved, validation, clock)
+        return 0
+
+
+def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput) -> None:
+    write_ending(
+        run.config,
+        score=validation.latest,
+        sample=validation.latest_sample,
+        training_seconds=saved.training_seconds_before + clock.training_seconds,
+        wall_seconds=saved.wall_seconds,
+        goodput=run.goodput.seconds,
+    )
+    show_ending(Path(run.config.run_dir), run.console)
+
+
+def _stopped(run: Run, stop: StopRequest, step: int) -> int:
+    assert stop.signal is not None
+    run.goodput.end(stop.exit_code, stop.signal.name)
+    run.console.interrupted(step)
+    return stop.exit_code
+
+
+def _clock(config: RunConfig, parts: Assembly) -> Throughput:
+    length = config.data.sequence_length
+    return Throughput(
+        tokens_per_step=config.data.global_batch_size * length,
+        flops_per_token=config.model.flops_per_token(parts.num_matmul_params, length),
+    )

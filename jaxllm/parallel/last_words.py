@@ -1,0 +1,57 @@
+"""How a process ends at once, whatever its threads do: with a line that says why."""
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+
+EXIT_INTERRUPTED = 75
+
+_PATIENCE = 1.0  # seconds
+
+_ending = threading.Lock()
+_chosen: list[int] = []
+
+
+def end(code: int, line: str) -> None:
+    """Kill the workers, say `line` on stderr and end the process. Of several calls one speaks.
+
+    For a signal handler and a thread beside it, or by way of `end_from_thread`: a call can wait for
+    ever for what an interrupted one holds, and then the next call ends the process a second later.
+    """
+    if not _ending.acquire(blocking=False):
+        time.sleep(_PATIENCE)
+        os._exit(_chosen[0] if _chosen else code)
+    _chosen.append(code)
+    try:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        with suppress(OSError, RuntimeError, ValueError):  # a closed pipe, a write under way
+            sys.stdout.write("\x1b[?25h" if sys.stdout.isatty() else "")  # a bar hides the cursor
+            sys.stdout.flush()
+        say(line)
+    finally:
+        os._exit(code)
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def end_from_thread(code: int, line: str) -> None:
+    """`end`, but within two seconds even where the main thread holds what it needs."""
+    end_within(2 * _PATIENCE, code)
+    end(code, line)
+
+
+def end_within(seconds: float, code: int) -> None:
+    """From now on the process has this long for its last words; then it ends without them."""
+
+    def wait() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=wait, daemon=True, name="last words").start()

@@ -1,0 +1,66 @@
+"""JAX's notifier, by which all processes of a run stop at the same step, without its handler.
+
+`jax.distributed.initialize` gives SIGTERM to a handler in C++ that only sets a flag, and Python
+does not hear of it. Here that handler is taken away again, and kept to be called when a loop is
+there that can stop.
+"""
+
+import ctypes
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_DEFAULT, _IGNORE = None, 1  # in place of an address
+
+_notify: Callable[[int], None] | None = None
+
+
+@contextmanager
+def handler_kept() -> Iterator[None]:
+    """Around `jax.distributed.initialize`: whoever has SIGTERM before has it after.
+
+    A SIGTERM in between is not lost: JAX remembers it, and the loop stops at its first step.
+    """
+    before = _c_handler()
+    yield
+    found, ours = _c_handler(), signal.getsignal(signal.SIGTERM)
+    if found != before and ours is not None:  # None: nor did Python install what was there before
+        _keep(found)
+        signal.signal(signal.SIGTERM, ours)
+
+
+def take_sigterm(handler: Callable[[int, FrameType | None], None]) -> Any:
+    """`signal.signal`, which keeps JAX's handler if it has SIGTERM: a caller has started JAX."""
+    found = _c_handler()
+    previous = signal.signal(signal.SIGTERM, handler)
+    if found != _c_handler():  # all handlers in Python have the same one in C
+        _keep(found)
+    return previous
+
+
+def notify() -> None:
+    """Tell all processes, within a second, that this one has to stop; from any thread."""
+    if _notify is not None:
+        _notify(signal.SIGTERM)
+
+
+def is_reached(step: int) -> bool:
+    """Whether this is the step after which all stop; asked once a step, by every process."""
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.reached_preemption_sync_point(step))
+
+
+def _keep(handler: int | None) -> None:
+    global _notify
+    if _notify is None and handler not in (_DEFAULT, _IGNORE):
+        _notify = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+
+
+def _c_handler() -> int | None:
+    """The address of the C function that SIGTERM calls."""
+    get = ctypes.pythonapi.PyOS_getsig
+    get.restype = ctypes.c_void_p
+    return get(int(signal.SIGTERM))

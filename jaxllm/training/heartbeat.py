@@ -1,0 +1,55 @@
+"""A small file that says from outside whether a run gets on: `<run>/heartbeat`."""
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+HEARTBEAT_FILE = "heartbeat"
+
+_INTERVAL = 5.0  # seconds
+
+
+class Heartbeat:
+    """A context manager that writes {step, phase, time} while there is progress.
+
+    time: seconds since 1970 of the writing, as the file's own. A file that has become old means a
+    run without progress, or none. It is written at most every five seconds, by a thread of its
+    own, for a file system may hang. That a write fails is ignored on purpose: a probe then sees an
+    old file, and a run does not end for it.
+    """
+
+    def __init__(self, run_dir: Path, *, interval: float = _INTERVAL) -> None:
+        self._path, self._interval = run_dir / HEARTBEAT_FILE, interval
+        self._latest: tuple[int | None, str] = (None, "start")
+        self._has_progress = True
+        self._closed = threading.Event()
+
+    def beat(self, step: int | None, phase: str) -> None:
+        """There was progress: `step` is the last one finished, None before the first."""
+        self._latest = (step, phase)
+        self._has_progress = True
+
+    def __enter__(self) -> "Heartbeat":
+        threading.Thread(target=self._run, daemon=True, name="heartbeat").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            if self._has_progress:
+                self._has_progress = False
+                with suppress(OSError):
+                    self._write()
+            self._closed.wait(self._interval)
+
+    def _write(self) -> None:
+        step, phase = self._latest
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        record = {"step": step, "phase": phase, "time": time.time()}
+        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        os.replace(temporary, self._path)
