@@ -400,12 +400,15 @@ def main() -> None:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        _leave(EXIT_CTRL_C, reason="interrupted by ctrl-C")
-    except (ValueError, OSError) as error:
+        _tell_others(EXIT_CTRL_C, "interrupted by ctrl-C")
+        _leave(EXIT_CTRL_C)
+    except (ValueError, OSError, RuntimeError) as error:
         if not _is_ours(error):
             raise
+        code = EXIT_USAGE if isinstance(error, ValueError) else 1
+        _tell_others(code, str(error))
         print(f"error: {error}", file=sys.stderr)
-        _leave(1 if isinstance(error, OSError) else EXIT_USAGE, reason=str(error))
+        _leave(code)
     finally:
         sys.excepthook = _leave_after_traceback  # typer has put its own there
 
@@ -420,16 +423,10 @@ def _say_unless_late(event: Any) -> None:
 
 
 def _leave_after_traceback(kind: type, error: BaseException, trace: Any) -> None:
-    """What Python does with an error that nobody expected, and then `_leave`.
-
-    Where the error is only how this process saw another one die, it ends before, with one line.
-    """
-    reason = f"{kind.__name__}: {error}"
-    from jaxllm.parallel import lifeline
-
-    lifeline.report(1, reason)
+    """What Python does with an error that nobody expected, and then `_leave`."""
+    _tell_others(1, f"{kind.__name__}: {error}")
     sys.__excepthook__(kind, error, trace)
-    _leave(1, reason=reason)
+    _leave(1)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -438,12 +435,27 @@ def _is_ours(error: BaseException) -> bool:
     return frames[-1][0].f_globals.get("__name__", "").startswith("jaxllm.")
 
 
-def _leave(code: int, *, reason: str = "exit") -> None:
-    """End the process, and first the others of a run if this one has failed."""
+def _tell_others(code: int, reason: str) -> None:
+    """Of several processes of a run, those that end with this one say why.
+
+    Where another process failed before, this one ends here, in the same words: what went wrong on
+    all is told by one, and an error that is only how a death was noticed by none.
+    """
+    if "jax" in sys.modules:
+        from jaxllm.parallel import lifeline
+
+        lifeline.report(code, reason)
+
+
+def _leave(code: int) -> None:
+    """End the process; one of several that failed goes at once.
+
+    A normal exit waits for the other processes, and they for this one, until JAX gives up.
+    """
     if "jax" in sys.modules:
         from jaxllm.parallel import distributed
 
-        distributed.leave(code, reason)
+        distributed.leave(code)
     sys.exit(code)
 
 

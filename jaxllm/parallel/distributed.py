@@ -78,7 +78,7 @@ def _found_by_jax() -> Gang:
     )
 
 
-def leave(code: int, reason: str) -> None:
+def leave(code: int, reason: str = "it failed") -> None:
     """Before the process ends: lets the others go on or end, as the exit code says.
 
     After 0 and 75 returns, and a normal exit follows, which waits for all. After any other code
@@ -99,7 +99,7 @@ def _say_goodbye() -> None:
     """At an exit that nobody announced: of a script that calls jaxllm as a library."""
     error = getattr(sys, "last_exc", None)
     if error is None:
-        leave(0, "")
+        leave(0)
     else:
         leave(1, f"{type(error).__name__}: {error}")
 

@@ -72,7 +72,8 @@ def _parse(line: bytes) -> Message:
 
 
 def shortened(text: str) -> str:
-    """What fits into a message, whatever its characters."""
+    """One line that fits into a message, whatever its characters."""
+    text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from jaxllm.commands.train import train
 from jaxllm.config import load_config
 
+ROWS = 8
+
 IDS_CONFIG = """
 run_dir: {folder}/run
 model: {{num_layers: 2, embed_dim: 32, num_heads: 2, mlp_dim: 32, dropout: 0.1}}
@@ -107,6 +109,11 @@ def computed(run_dir: Path) -> list[dict]:
     """The training records without what a clock or a memory meter says."""
     keys = ("step", "loss", "objective", "gradient_norm", "learning_rate", "num_tokens")
     return [{key: record[key] for key in keys} for record in records(run_dir) if "loss" in record]
+
+
+def computed_fully(run_dir: Path) -> list[dict]:
+    """The training records."""
+    return [record for record in records(run_dir) if "loss" in record]
 
 
 def tensorboard_steps(run_dir: Path, tag: str = "loss") -> list[int]:

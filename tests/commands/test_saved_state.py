@@ -103,16 +103,21 @@ def test_the_guard_goes_on_or_begins_anew_or_is_left_behind(tmp_path, was, wante
             assert (leaf.dtype, leaf.sharding) == (like.dtype, like.sharding)
 
 
-def test_after_a_rollback_the_step_is_saved_again(tmp_path):
+def test_what_was_forgotten_is_saved_again(tmp_path):
     before = filled(make("fsdp"))
     after = before._replace(step=jax.device_put(np.int32(9), before.step.sharding))
     with open_state(tmp_path) as saved:
         saved.save(3, before, validation_loss=None, training_seconds=0.0)
         saved.save(5, after, validation_loss=None, training_seconds=0.0)
-        restored = saved.roll_back(3, Parts(make("fsdp")))
-        assert (saved.start, saved.steps()) == (3, [3])
+        saved.forget_after(3)
+        assert saved.steps() == [3]
+    with open_state(tmp_path) as saved:
+        assert saved.start == 3
+        restored = saved.restore(Parts(make("fsdp")))
         assert int(restored.step) == int(before.step)
         saved.save(5, restored, validation_loss=None, training_seconds=0.0)
     with open_state(tmp_path) as saved:
         assert saved.start == 5
-        assert int(saved.restore(Parts(make("fsdp"))).step) == int(before.step)
+        saved.forget_after(0)
+    with open_state(tmp_path) as saved:
+        assert saved.start == 0

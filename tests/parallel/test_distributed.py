@@ -107,7 +107,7 @@ def test_where_the_environment_does_not_number_them_jax_is_asked(
 
 @pytest.mark.parametrize("code", [0, 75])
 def test_who_is_done_says_goodbye(calls, code):
-    distributed.leave(code, "")
+    distributed.leave(code)
     assert calls == ["goodbye"]
 
 

@@ -211,7 +211,7 @@ def test_in_the_loop_one_sigterm_stops_several_after_the_same_step(pair):
         "        if step == 10 and rank == 1: signal.raise_signal(signal.SIGTERM)\n"
         "        if stop.is_set(step): break\n"
         "print(step, stop.exit_code)\n"
-        "distributed.leave(stop.exit_code, '')"
+        "distributed.leave(stop.exit_code)"
     )
     (one, _), (other, errors) = (process.communicate(timeout=60) for process in (first, second))
     assert (first.returncode, second.returncode) == (0, 0), errors

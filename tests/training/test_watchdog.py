@@ -118,9 +118,9 @@ def test_time_in_which_it_was_stopped_itself_does_not_count():
     process = begin(
         "with dog(2.0) as watchdog:\n"
         "    watchdog.stepped(1)\n"
+        "    time.sleep(0.5)\n"  # that step is long seen
         "    print('stepped', flush=True)\n"
-        "    time.sleep(0.7)\n"
-        "    sys.stdin.readline()\n"
+        "    time.sleep(0.5)\n"
         "    print('woken', flush=True)\n"
         "    time.sleep(0.5)\n"
         "    watchdog.stepped(2)"
