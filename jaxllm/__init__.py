@@ -32,7 +32,8 @@ def train(config: str | Path, *overrides: str) -> int:
     config: a YAML file or the name of a shipped config. overrides: `key.path=value`.
     """
     from jaxllm.commands.train import train
-    from jaxllm.config import find_config, load_config
+    from jaxllm.config import load_config
+    from jaxllm.config_files import find_config
 
     return train(load_config(find_config(str(config)), overrides))
 
@@ -40,7 +41,8 @@ def train(config: str | Path, *overrides: str) -> int:
 def prepare(config: str | Path, *overrides: str) -> None:
     """Turn the config's raw text into tokenised TFDS datasets."""
     from jaxllm.commands.prepare import prepare
-    from jaxllm.config import find_config, load_config
+    from jaxllm.config import load_config
+    from jaxllm.config_files import find_config
 
     prepare(load_config(find_config(str(config)), overrides))
 
@@ -86,7 +88,8 @@ def compile(config: str | Path, *overrides: str, topology: str, slices: int = 1)
     """
     from jaxllm.aot.topology import parse_topology
     from jaxllm.commands.compile import compile_config
-    from jaxllm.config import find_config, load_config
+    from jaxllm.config import load_config
+    from jaxllm.config_files import find_config
 
     chosen = parse_topology(topology, num_slices=slices)
     return compile_config(load_config(find_config(str(config)), overrides), chosen)
@@ -106,7 +109,7 @@ def plan(
     minutes of compiling. The next call goes on from this one's results.
     """
     from jaxllm.commands.plan import plan
-    from jaxllm.config import find_config
+    from jaxllm.config_files import find_config
 
     return plan(
         find_config(str(config)),

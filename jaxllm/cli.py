@@ -305,7 +305,7 @@ def plan(
     """
     from jaxllm.commands.plan import plan
     from jaxllm.commands.plan_smallest import find_smallest
-    from jaxllm.config import find_config
+    from jaxllm.config_files import find_config
 
     file, given = find_config(config), list(overrides or [])
     if global_batch is not None:
@@ -382,7 +382,8 @@ def _exit_on_sigterm() -> None:
 
 
 def _load(config: str, overrides: list[str] | None) -> Any:
-    from jaxllm.config import find_config, load_config
+    from jaxllm.config import load_config
+    from jaxllm.config_files import find_config
 
     return load_config(find_config(config), overrides or [])
 

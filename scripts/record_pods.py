@@ -15,7 +15,8 @@ from pathlib import Path
 from jaxllm.aot.report import Report
 from jaxllm.aot.topology import parse_topology
 from jaxllm.commands.compile import compile_config
-from jaxllm.config import load_config, shipped_configs
+from jaxllm.config import load_config
+from jaxllm.config_files import shipped_configs
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "pods.json"
 COMMAND = re.compile(r"# Proved without the pod: jaxllm compile \S+ --topology (\S+)(.*)")

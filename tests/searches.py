@@ -5,7 +5,8 @@ from concurrent.futures import Future
 
 from jaxllm.aot.search_outcome import Outcome
 from jaxllm.commands.plan_workload import workload_of
-from jaxllm.config import find_config, load_config
+from jaxllm.config import load_config
+from jaxllm.config_files import find_config
 
 TINY = """
 run_dir: {folder}/run

@@ -1,13 +1,8 @@
 import pytest
 import yaml
 
-from jaxllm.config import (
-    dump_yaml,
-    find_config,
-    load_config,
-    non_defaults,
-    shipped_configs,
-)
+from jaxllm.config import dump_yaml, load_config, non_defaults
+from jaxllm.config_files import find_config, shipped_configs
 
 RAW = {
     "run_dir": "runs/x",

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from jaxllm.commands.assembly import assemble
-from jaxllm.config import RunConfig, dump_yaml, load_config, shipped_configs
+from jaxllm.config import RunConfig, dump_yaml, load_config
 from jaxllm.config_errors import sections
+from jaxllm.config_files import shipped_configs
 from jaxllm.parallel.mesh import ParallelConfig
 
 SHIPPED = shipped_configs()

@@ -13,7 +13,8 @@ from jaxllm.commands.assembly import Assembly, assemble, check_devices
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.without_data import vocab_size_without_data
-from jaxllm.config import RunConfig, find_config, load_config
+from jaxllm.config import RunConfig, load_config
+from jaxllm.config_files import find_config
 from jaxllm.data import (
     Batch,
     Data,

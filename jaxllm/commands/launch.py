@@ -17,6 +17,7 @@ import yaml
 from jaxllm.commands.gang import Command, Lines
 from jaxllm.commands.restarts import Restarts
 from jaxllm.commands.supervision import supervise
+from jaxllm.config_files import find_config
 
 _DEVICES_FLAG = "--xla_force_host_platform_device_count"
 _HOST = "127.0.0.1"
@@ -106,7 +107,7 @@ def newest_step(run_dir: Path) -> int | None:
 def read_run_dir(config: str, overrides: Sequence[str] = ()) -> Path:
     """The run folder of a config, the rest of which the processes check."""
     given = [value for key, _, value in map(_parts, overrides) if key == "run_dir"]
-    file = _config_file(config)
+    file = find_config(config)
     try:
         if given:
             run_dir = yaml.safe_load(given[-1])
@@ -123,17 +124,3 @@ def read_run_dir(config: str, overrides: Sequence[str] = ()) -> Path:
 def _parts(override: str) -> tuple[str, str, str]:
     key, equals, value = override.partition("=")
     return key.strip(), equals, value
-
-
-def _config_file(config: str) -> Path:
-    """A config given by its path, or by the name of one that comes with jaxllm."""
-    given, package = Path(config), Path(__file__).parents[1]
-    names = (given.stem, f"{given.stem}.yaml", f"configs/{given.stem}.yaml")
-    folders = (package / "configs", package.parent / "configs") if str(given) in names else ()
-    shipped = [folder / f"{given.stem}.yaml" for folder in folders]
-    found = next((path for path in (given, *shipped) if path.is_file()), None)
-    if found is None:
-        raise ValueError(
-            f"no config file {config!r}; give a path, or a name that `jaxllm configs` lists"
-        )
-    return found

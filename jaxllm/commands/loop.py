@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ from jaxllm.training.throughput import Throughput
 class Run(NamedTuple):
     """A run as far as no array is needed.
 
-    compiled: the training step as an executable, compiled by the first call.
+    compiled: the training step as an executable, compiled by the first call. progress: tells the
+    watchdog that something has got on, and what.
     """
 
     config: RunConfig
@@ -40,6 +42,7 @@ class Run(NamedTuple):
     console: Console
     phases: Phases
     goodput: Goodput
+    progress: Callable[[str], None]
 
 
 def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
@@ -78,7 +81,14 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             compiled = run.compiled()
         if saved.start:
             console.say(f"resuming at step {saved.start}")
-        validation = Validation(config, parts, run.data, writer=writer, console=console)
+        validation = Validation(
+            config,
+            parts,
+            run.data,
+            writer=writer,
+            console=console,
+            on_batch=partial(run.progress, "evaluation"),
+        )
         clock = _clock(config, parts)
         log = StepLog(
             writer,

@@ -22,7 +22,8 @@ from jaxllm.commands.plan_compiler import (
 from jaxllm.commands.plan_scaling import show_scaling
 from jaxllm.commands.plan_screen import PlanScreen, limit_words, progress_line, ranking_table
 from jaxllm.commands.plan_workload import make_search, workload_of
-from jaxllm.config import RunConfig, apply_override, load_config, shipped_configs
+from jaxllm.config import RunConfig, apply_override, load_config
+from jaxllm.config_files import shipped_configs
 
 
 def plan(

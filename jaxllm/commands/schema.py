@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from jaxllm.config import RunConfig, shipped_configs
+from jaxllm.config import RunConfig
 from jaxllm.config_errors import alternatives, is_section, kind_of, sections
+from jaxllm.config_files import shipped_configs
 
 
 def json_schema() -> str:

@@ -58,7 +58,9 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
         check_validation(config, data)
         if not run_folder.has_checkpoint(run_dir):
             check_start(config, parts)
-        watchdog = config.training.watchdog.build(run_dir if distributed.is_first() else None)
+        watchdog = config.training.watchdog.build(
+            run_dir if distributed.is_first() else None, on_end=goodput.end
+        )
         phases = Phases(goodput, watchdog)
         options = compiler_options(layout.mesh.devices.flat, config.xla_flags)
         with phases.during("compile"):
@@ -83,6 +85,7 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
             console=console,
             phases=phases,
             goodput=goodput,
+            progress=watchdog.progress,
         )
         for attempt in count():
             code = go_on(run, is_going_back=attempt > 0)

@@ -1,6 +1,6 @@
 """Scores and samples of a run while it trains, and at its end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxllm.commands.assembly import Assembly
 from jaxllm.commands.console import Console
@@ -36,11 +36,14 @@ class Validation:
         *,
         writer: MetricsWriter,
         console: Console,
+        on_batch: Callable[[], None] = lambda: None,
     ):
+        """on_batch: called after each batch of a validation set."""
         self._config = config
         self._layout = parts.layout
         self._writer = writer
         self._console = console
+        self._on_batch = on_batch
         self._eval_step = make_eval_step(parts.loss, parts.layout)
         self._rows = config.data.global_batch_size
         self._sets = data.validation_loaders(rows=host_rows(parts.layout, self._rows))
@@ -87,7 +90,14 @@ class Validation:
 
     def score(self, params: Nested) -> dict[str, Score]:
         """The score of each validation set by its name."""
-        return score_sets(self._eval_step, params, self._sets, layout=self._layout, rows=self._rows)
+        return score_sets(
+            self._eval_step,
+            params,
+            self._sets,
+            layout=self._layout,
+            rows=self._rows,
+            on_batch=self._on_batch,
+        )
 
     def _score_sets(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
         if not self._sets:

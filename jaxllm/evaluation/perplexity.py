@@ -86,21 +86,32 @@ def score_sets(
     *,
     layout: Layout,
     rows: int,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Score]:
-    """The score of each set by its name; batches are of `rows` rows over all hosts."""
+    """The score of each set by its name; batches are of `rows` rows over all hosts.
+
+    on_batch: called after each batch is dispatched.
+    """
     return {
-        name: score(eval_step, params, batches, layout=layout, rows=rows)
+        name: score(eval_step, params, batches, layout=layout, rows=rows, on_batch=on_batch)
         for name, batches in sets.items()
     }
 
 
 def score(
-    eval_step: EvalFn, params: Any, batches: ValidationSet, *, layout: Layout, rows: int
+    eval_step: EvalFn,
+    params: Any,
+    batches: ValidationSet,
+    *,
+    layout: Layout,
+    rows: int,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Score:
     """Sum over all batches; the device is read once, at the end."""
     sums: list[LossSums] = []
     for batch in batches:
         sums.append(eval_step(params, global_batch(layout, batch, rows=rows)))
+        on_batch()
     # Summed in float64 on the host: thousands of batches would lose digits in float32.
     totals = np.sum([[float(s.nll), float(s.num_tokens)] for s in jax.device_get(sums)], axis=0)
     return Score(nll=float(totals[0]), num_tokens=int(totals[1]), raw_bytes=batches.raw_bytes)

@@ -4,6 +4,7 @@ import faulthandler
 import math
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,14 +26,23 @@ class WatchdogConfig(Config):
     """When a run without progress is ended, so that it can be started again."""
 
     limit: PositiveFloat | None = 1800.0
-    """Seconds that a step, an evaluation or a save may take; null is for ever."""
+    """Seconds that a step, a batch of an evaluation, its tasks or a save may take; null is for
+    ever."""
     start_limit: PositiveFloat | None = 3600.0
     """Seconds that restoring, compiling or anything else before the first step may take; null is
     for ever."""
 
-    def build(self, run_dir: Path | None) -> "Watchdog":
-        """run_dir: where the heartbeat is written; None on all processes but the first."""
-        return Watchdog(self, run_dir)
+    def build(
+        self,
+        run_dir: Path | None,
+        *,
+        on_end: Callable[[int, str], None] = lambda code, reason: None,
+    ) -> "Watchdog":
+        """run_dir: where the heartbeat is written; None on all processes but the first.
+
+        on_end: told the exit code and the reason before the process ends; any thread may call it.
+        """
+        return Watchdog(self, run_dir, on_end=on_end)
 
 
 class Watchdog:
@@ -43,8 +53,15 @@ class Watchdog:
     count, and what was waited for before it is forgiven.
     """
 
-    def __init__(self, config: WatchdogConfig, run_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: WatchdogConfig,
+        run_dir: Path | None = None,
+        *,
+        on_end: Callable[[int, str], None] = lambda code, reason: None,
+    ) -> None:
         self._config = config
+        self._on_end = on_end
         self._step: int | None = None
         self._doing = "start"
         self._count = 0  # of signs of progress; written by one thread, read by another
@@ -103,5 +120,6 @@ class Watchdog:
         end_within(_TO_SPEAK, EXIT_INTERRUPTED)  # stderr may be a pipe that nobody reads
         say(f"{reason}; the stacks of all threads:")
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+        self._on_end(EXIT_INTERRUPTED, reason)
         lifeline.report(EXIT_INTERRUPTED, reason)
         end(EXIT_INTERRUPTED, "leaving so that the run can be started again")

@@ -9,7 +9,8 @@ import pytest
 
 from jaxllm.commands import lease, lease_beats, run_folder
 from jaxllm.commands.lease import LEASE_FILE, Owner, RunLease
-from jaxllm.config import find_config, load_config
+from jaxllm.config import load_config
+from jaxllm.config_files import find_config
 
 HOLDER = """
 import os, sys, time

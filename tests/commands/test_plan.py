@@ -20,7 +20,8 @@ from jaxllm.commands.plan_scaling import SCALED_CHIPS, scaled_steps, scaled_topo
 from jaxllm.commands.plan_screen import PlanScreen
 from jaxllm.commands.plan_smallest import ask_slices, generation
 from jaxllm.commands.plan_workload import estimates, workload_of
-from jaxllm.config import find_config, load_config
+from jaxllm.config import load_config
+from jaxllm.config_files import find_config
 from jaxllm.hardware import TPUS
 from jaxllm.parallel.mesh import ParallelConfig
 

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from jaxllm.commands.schema import describe_fields, json_schema, list_configs
-from jaxllm.config import RunConfig, shipped_configs
+from jaxllm.config import RunConfig
 from jaxllm.config_errors import kind_of, sections
+from jaxllm.config_files import shipped_configs
 
 SCHEMA = json.loads(json_schema())
 TYPES = {

@@ -12,7 +12,8 @@ from jaxllm.commands import run_folder
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.train import train
 from jaxllm.commands.validation import Validation
-from jaxllm.config import find_config, load_config
+from jaxllm.config import load_config
+from jaxllm.config_files import find_config
 
 from . import runs
 

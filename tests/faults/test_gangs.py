@@ -8,7 +8,7 @@ from commands import runs
 
 from .gangs import Gang, last_step
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 HOST = socket.gethostname()
 COUNT = 4
