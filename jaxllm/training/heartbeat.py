@@ -10,42 +10,54 @@ from pathlib import Path
 HEARTBEAT_FILE = "heartbeat"
 
 _INTERVAL = 5.0  # seconds
+_PATIENCE = 1.0  # seconds that the end waits for a file system
 
 
 class Heartbeat:
     """A context manager that writes {step, phase, time} while there is progress.
 
     time: seconds since 1970 of the writing, as the file's own. A file that has become old means a
-    run without progress, or none. It is written at most every five seconds, by a thread of its
-    own, for a file system may hang. That a write fails is ignored on purpose: a probe then sees an
-    old file, and a run does not end for it.
+    run without progress, or none. It is written at most every five seconds, and at the end, by a
+    thread of its own, for a file system may hang. That a write fails is ignored on purpose: a probe
+    then sees an old file, and a run does not end for it.
     """
 
     def __init__(self, run_dir: Path, *, interval: float = _INTERVAL) -> None:
         self._path, self._interval = run_dir / HEARTBEAT_FILE, interval
         self._latest: tuple[int | None, str] = (None, "start")
-        self._has_progress = True
-        self._closed = threading.Event()
+        self._has_progress = False
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
 
     def beat(self, step: int | None, phase: str) -> None:
         """There was progress: `step` is the last one finished, None before the first."""
         self._latest = (step, phase)
         self._has_progress = True
+        self._wake.set()
 
     def __enter__(self) -> "Heartbeat":
-        threading.Thread(target=self._run, daemon=True, name="heartbeat").start()
+        self._has_progress = False  # what came before says nothing of what is watched
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        self._wake.set()
+        self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            if self._has_progress:
-                self._has_progress = False
-                with suppress(OSError):
-                    self._write()
+            self._wake.wait()
+            self._wake.clear()
+            self._write_if_new()
             self._closed.wait(self._interval)
+        self._write_if_new()
+
+    def _write_if_new(self) -> None:
+        if self._has_progress:
+            self._has_progress = False
+            with suppress(OSError):
+                self._write()
 
     def _write(self) -> None:
         step, phase = self._latest

@@ -28,6 +28,9 @@ def test_a_run_folder_holds_what_scripts_rely_on(finished, text):
         "tokenizer",
         "datasets.json",
         "profile",
+        "goodput.jsonl",
+        "heartbeat",
+        ".lease",
     }
     # config.yaml is the resolved config: given as it is, it is the same run.
     given = load_config(text, [f"run_dir={finished}"])
@@ -213,9 +216,11 @@ def test_the_loop_reads_the_metrics_of_each_record_and_nothing_else(ids, tmp_pat
     )
     assert runs.start(ids, tmp_path / "run", "checkpoints.every=null") == 0
     records = runs.records(tmp_path / "run")
-    figures = {"loss", "objective", "learning_rate", "gradient_norm", "num_tokens"}
+    judged = {"loss", "gradient_norm", "is_skipped", "skipped_in_a_row"}
+    figures = judged | {"objective", "learning_rate", "num_tokens", "skipped_steps"}
     assert figures <= records[0].keys()
-    assert len(reads) == len(records) * len(figures)
+    # Once for the record, and once for the verdict on the step, which every process reads.
+    assert len(reads) == len(records) * (len(figures) + len(judged))
     assert all(array.ndim == 0 for array in reads)
 
 
@@ -245,7 +250,8 @@ def test_a_run_shorter_than_its_log_interval_has_a_summary(ids, tmp_path):
 
 def test_a_loss_that_is_no_number_leaves_valid_json(text, tmp_path):
     run_dir = tmp_path / "run"
-    assert runs.start(text, run_dir, "optim.learning_rate=1e30", "optim.clip_norm=null") == 0
+    ruin = ("optim.learning_rate=1e30", "optim.clip_norm=null", "training.anomalies=null")
+    assert runs.start(text, run_dir, *ruin) == 0
 
     def refuse(constant):
         raise AssertionError(constant)

@@ -181,17 +181,21 @@ def test_the_heartbeat_says_step_phase_and_time(tmp_path):
     began = time.time()
     path = tmp_path / "heartbeat"
     with WatchdogConfig().build(tmp_path) as watchdog:
+        assert not path.exists()
+        watchdog.entered("restore")
         wait_for(path.exists)
         record = read(path)
-        assert (record["step"], record["phase"]) == (None, "start")
+        assert (record["step"], record["phase"]) == (None, "restore")
         assert began <= record["time"] <= time.time()
         watchdog.stepped(3)
+    assert read(path)["step"] == 3
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_heartbeat_is_written_only_after_progress(tmp_path):
     path = tmp_path / "heartbeat"
     with Heartbeat(tmp_path, interval=0.01) as heartbeat:
+        heartbeat.beat(4, "step")
         wait_for(path.exists)
         path.unlink()
         time.sleep(0.2)
