@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-EXIT_USAGE, EXIT_INTERRUPTED, EXIT_CTRL_C = 2, 75, 130
+from jaxllm.exit_codes import EXIT_CTRL_C, EXIT_FAILED, EXIT_USAGE
 
 app = typer.Typer(
     name="jaxllm",
@@ -406,7 +406,7 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if not _is_ours(error):
             raise
-        code = EXIT_USAGE if isinstance(error, ValueError) else 1
+        code = EXIT_USAGE if isinstance(error, ValueError) else EXIT_FAILED
         _tell_others(code, str(error))
         print(f"error: {error}", file=sys.stderr)
         _leave(code)

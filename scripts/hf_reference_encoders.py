@@ -21,6 +21,7 @@ def encoder(architecture: str, task: str, config: dict) -> Case:
 
 TEXT_ENCODERS = {
     "bert_masked_lm": encoder("BertForMaskedLM", "masked_lm", BERT),
+    "bert_pretraining": encoder("BertForPreTraining", "pretraining", BERT),
     "bert_sequence": encoder("BertForSequenceClassification", "sequence", BERT | {"num_labels": 4}),
     "bert_token": encoder(
         "BertForTokenClassification", "token", BERT | {"num_labels": 5, "hidden_act": "gelu_new"}

@@ -15,7 +15,16 @@ LENGTHS = (24, 17, 9)
 TARGET_LENGTHS = (15, 11, 6)
 FIRST_WORD = 4  # smaller tokens may be special: padding, mask, beginning, end
 MASK_TOKEN = 3
-TARGETS = ("labels", "start_positions", "end_positions")  # of a batch, read by the loss alone
+# Of a batch, read by the loss alone.
+TARGETS = ("labels", "next_sentence_label", "start_positions", "end_positions")
+# What the heads of an encoder give.
+LOGITS = (
+    "logits",
+    "start_logits",
+    "end_logits",
+    "prediction_logits",
+    "seq_relationship_logits",
+)
 IGNORED = -100  # the label that no loss of torch or transformers counts
 
 
@@ -62,6 +71,11 @@ def masked_texts(config: Any) -> Batch:
     batch["labels"] = batch["input_ids"].masked_fill(~is_hidden, IGNORED)
     batch["input_ids"] = batch["input_ids"].masked_fill(is_hidden, MASK_TOKEN)
     return batch
+
+
+def pretraining_texts(config: Any) -> Batch:
+    """Texts with hidden tokens, and of each whether its second half is another text's."""
+    return masked_texts(config) | {"next_sentence_label": torch.tensor([0, 1, 1])}
 
 
 def token_labels(config: Any) -> Batch:
@@ -132,10 +146,9 @@ def run_decoder(model: Any, batch: Batch) -> Answer:
 
 
 def run_encoder(model: Any, batch: Batch) -> Answer:
-    """The logits of a head over an encoder, its last state and transformers' own loss."""
+    """The logits of heads over an encoder, its last state and transformers' own loss."""
     answer, mask = model(**batch), batch.get("attention_mask")
-    names = ("logits", "start_logits", "end_logits")
-    outputs = {name: answer[name] for name in names if name in answer}
+    outputs = {name: answer[name] for name in LOGITS if name in answer}
     inputs = {name: x for name, x in batch.items() if name not in TARGETS}
     outputs["last_hidden_state"] = model.base_model(**inputs).last_hidden_state
     for name, value in outputs.items():
@@ -192,6 +205,7 @@ def run_seq2seq(model: Any, batch: Batch) -> Answer:
 TASKS = {
     "decoder": Task(texts, run_decoder),
     "masked_lm": Task(masked_texts, run_encoder),
+    "pretraining": Task(pretraining_texts, run_encoder),
     "sequence": Task(
         lambda config: encoder_texts(config) | {"labels": labels((3,), config.num_labels)},
         run_encoder,

@@ -36,6 +36,15 @@ TEXTS = [
     "list --\n/path //\r\n/ 12 and the end\n ",
     "Stra\u00dfe \u0130stanbul \u01c5 \u03a3\u03af\u03c3\u03c5\u03c6\u03bf\u03c2 \u1e9e",
 ]
+LANGUAGES = [
+    ">>fra<< The quick fox",
+    ">>fra<<fox >>hin<< dog",
+    ">>xxx<<fox",
+    "fox >>fra<< dog",
+    ">>fra<<",
+    "dog</s>>>hin<<fox",
+    ">>fra fox",
+]
 PAIRS = [("The quick fox", "the lazy dog"), ("one", ""), ("", "two"), ("  a ", " b\n")]
 
 
@@ -48,7 +57,13 @@ def transformers_reference(folder: Path) -> dict[str, Any]:
         for text in TEXTS
     ]
     pairs = [tokenizer(*pair, return_token_type_ids=True) for pair in PAIRS]
-    return {
+    of_two_sides = {}
+    if (folder / "target.spm").exists():
+        of_two_sides = {
+            "target": [tokenizer(text_target=text)["input_ids"] for text in TEXTS],
+            "languages": [[text, tokenizer(text)["input_ids"]] for text in LANGUAGES],
+        }
+    return of_two_sides | {
         "class": type(tokenizer).__name__,
         "plain": plain,
         "special": [tokenizer(text)["input_ids"] for text in TEXTS],

@@ -8,22 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import tokenizers
 from hf_tokenizer_answers import tiktoken_reference
 from hf_tokenizer_training import (
     CL100K,
+    HELLO,
     LLAMA3,
     O200K,
     QWEN2,
+    SENTENCES,
     normalised_unigram,
     train_byte_bpe,
+    train_clip,
     train_pieces,
     train_ranks,
     train_word_pieces,
     with_more,
     write_ranks,
 )
-from tokenizers import normalizers, processors
+from tokenizers import normalizers, pre_tokenizers, processors
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MARKS = "\u2581\u2581"  # two spaces, as SentencePiece writes them
@@ -255,6 +259,52 @@ def qwen2_merges(folder: Path) -> None:
     write_json(folder / "config.json", ids)
 
 
+def clip_merges(folder: Path) -> None:
+    """vocab.json and merges.txt of a CLIP: every byte within a word and at its end, merges, names.
+
+    As in the published ones, the tokens with a role are matched in the lower-cased text.
+    """
+    names = ["<|startoftext|>", "<|endoftext|>"]
+    state = json.loads(train_clip(names).to_str())["model"]
+    merges = [tuple(merge) for merge in state["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), *names]
+    tokens = list(dict.fromkeys(tokens))
+    write_json(folder / "vocab.json", {token: id_ for id_, token in enumerate(tokens)}, indent=None)
+    lines = "".join(f"{left} {right}\n" for left, right in merges)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + lines)
+    token = {"__type": "AddedToken"} | added("", normalized=True)
+    del token["special"]
+    start, end = ({**token, "content": name} for name in names)
+    config = {"tokenizer_class": "CLIPTokenizer", "do_lower_case": True, "add_prefix_space": False}
+    config |= {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": names[1]}
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "config.json", {"model_type": "clip"})
+
+
+def marian_pieces(folder: Path) -> None:
+    """source.spm, target.spm and vocab.json of a Marian that translates into several languages.
+
+    vocab.json lacks pieces of both sides, and has words that the source's model has no letters of.
+    """
+    sides = {"source": (SENTENCES[:5] * 4, 90), "target": (SENTENCES, 140)}
+    tokens = ["</s>", "<unk>"]
+    for side, (sentences, size) in sides.items():
+        path = folder / f"{side}.spm"
+        normalised_unigram(path, sentences=sentences, vocab_size=size)
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        pieces = [model.id_to_piece(id_) for id_ in range(3, model.get_piece_size())]
+        tokens += [piece for index, piece in enumerate(pieces) if index % 11 != 5]
+    tokens += [">>fra<<", ">>hin<<", HELLO["Chinese"], "\u2014", "<pad>"]
+    tokens = list(dict.fromkeys(tokens))
+    write_json(folder / "vocab.json", {token: id_ for id_, token in enumerate(tokens)}, indent=None)
+    pad = len(tokens) - 1
+    config = {"source_lang": "eng", "target_lang": "mul", "model_max_length": 512}
+    write_json(folder / "tokenizer_config.json", config)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": pad, "vocab_size": len(tokens)}
+    write_json(folder / "config.json", {"model_type": "marian"} | ids)
+
+
 FOLDERS: dict[str, Callable[[Path], dict[str, Any] | None]] = {
     function.__name__: function
     for function in (
@@ -273,5 +323,7 @@ FOLDERS: dict[str, Callable[[Path], dict[str, Any] | None]] = {
         gpt2_merges,
         roberta_merges,
         qwen2_merges,
+        clip_merges,
+        marian_pieces,
     )
 }

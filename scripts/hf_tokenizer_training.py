@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+CLIP = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 O200K = (
     rf"{_LETTERS}{_UPPER}*{_LOWER}+{_ENDING}|{_LETTERS}{_UPPER}+{_LOWER}*{_ENDING}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -73,6 +75,24 @@ def _byte_alphabet() -> dict[str, int]:
 BYTE_OF = _byte_alphabet()
 
 
+def train_clip(specials: list[str], *, vocab_size: int = 700) -> tokenizers.Tokenizer:
+    """A byte-level BPE of lower-cased words whose last token ends in `</w>`."""
+    model = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    model.normalizer = normalizers.Lowercase()
+    split = pre_tokenizers.Split(tokenizers.Regex(CLIP), behavior="removed", invert=True)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(specials),
+        initial_alphabet=BYTES,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        max_token_length=12,
+    )
+    model.train_from_iterator(SENTENCES, trainer)
+    return model
+
+
 def train_ranks(pattern: str) -> dict[bytes, int]:
     """Tokens by rank, as tiktoken has them: the bytes, then what was merged, in its order."""
     vocabulary = train_byte_bpe(pattern=pattern).get_vocab()
@@ -91,10 +111,10 @@ def write_ranks(path: Path, ranks: dict[bytes, int]) -> None:
     path.write_text("".join(lines), encoding="ascii")
 
 
-def train_pieces(path: Path, **options: Any) -> None:
+def train_pieces(path: Path, *, sentences: Iterable[str] = SENTENCES, **options: Any) -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES), model_writer=model, minloglevel=2, **options
+        sentence_iterator=iter(sentences), model_writer=model, minloglevel=2, **options
     )
     path.write_bytes(model.getvalue())
 

@@ -26,7 +26,7 @@ from jaxllm.commands.run_folder import (
 from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
-from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.data.model_tokenizer import ModelTokenizer
 from jaxllm.hf.model import check_empty, write_weights
 from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
 from jaxllm.hf.registry import families
@@ -91,7 +91,7 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
 
 
 def _run_config(
-    published: Published, tokenizer: HuggingFaceTokenizer | None, *, out: Path, overrides: list[str]
+    published: Published, tokenizer: ModelTokenizer | None, *, out: Path, overrides: list[str]
 ) -> RunConfig:
     """A config that the run folder can be trained further with; data is still to be given."""
     model = published.config.model_dump(mode="json")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from jaxllm.commands.gang import Command, Lines
+from jaxllm.commands.children import Command, Lines
 from jaxllm.commands.restarts import Restarts
 from jaxllm.commands.supervision import supervise
 from jaxllm.config_files import find_config

@@ -21,12 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxllm.commands.lease import Owner, read_owner
+from jaxllm.exit_codes import EXIT_FAILED
 
 BEAT = 10.0  # seconds between two signs of life
 VALID = 60.0  # seconds without one until the lease is free
 SETTLE = 1.0  # seconds in which another who took it at the same moment has written too
-
-_EXIT_FAILED = 1
 
 
 class Beats:
@@ -135,4 +134,4 @@ class Beats:
 def _end_process(words: str) -> None:
     """Ends this process before it writes into a folder that is not its own any more."""
     print(f"error: {words}", file=sys.stderr, flush=True)
-    os._exit(_EXIT_FAILED)
+    os._exit(EXIT_FAILED)

@@ -23,10 +23,10 @@ from jaxllm.aot.search_space import Candidate
 from jaxllm.aot.topology import Topology, compiler_versions
 from jaxllm.config import RunConfig, dump_yaml, parse_config
 from jaxllm.data.workers import num_cores
+from jaxllm.exit_codes import EXIT_INTERRUPTED
 
 FIRST_COMPILE_SECONDS = 120.0  # what the first is expected to take; later ones go by it
 _REFUSED = 2  # exit code of a config that cannot work
-_EXIT_INTERRUPTED = 75  # the same command goes on
 _COMPILE_GIB = 4  # of host memory, that a compile takes at most
 
 
@@ -164,7 +164,7 @@ class StepCompiler:
 def _leave(number: int, frame: FrameType | None) -> None:
     """Unwind as after ctrl-C. Further SIGTERMs, as `timeout` sends, must not interrupt that."""
     signal.signal(number, signal.SIG_IGN)
-    sys.exit(_EXIT_INTERRUPTED)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 _JAXLLM = (sys.executable, "-m", "jaxllm.cli")

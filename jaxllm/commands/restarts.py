@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_CTRL_C = 1, 2, 75, 130
+from jaxllm.exit_codes import EXIT_CTRL_C, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 _FIRST_PAUSE = 1.0  # seconds; doubled by each try that got no further
 

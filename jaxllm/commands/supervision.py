@@ -10,14 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from jaxllm.commands.gang import Command, Gang, Lines
-from jaxllm.commands.restarts import (
-    EXIT_CTRL_C,
-    EXIT_INTERRUPTED,
-    Restarts,
-    code_when_asked,
-    ending_words,
-)
+from jaxllm.commands.children import Children, Command, Lines
+from jaxllm.commands.restarts import Restarts, code_when_asked, ending_words
+from jaxllm.exit_codes import EXIT_CTRL_C, EXIT_INTERRUPTED
 
 _TICK = 0.05  # seconds between two looks at the processes
 ENDING_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for the rest of a gang that failed
@@ -37,7 +32,7 @@ def supervise(
     """
     with Signals() as signals:
         while True:
-            with Gang(commands(), lines) as gang:
+            with Children(commands(), lines) as gang:
                 lines.say(f"started {_processes(gang.pids)}")
                 codes = _Watch(gang, signals, lines).until_ended()
             if signals.asked is not None:
@@ -92,7 +87,7 @@ class Signals:
 class _Watch:
     """One gang from its start to its end."""
 
-    def __init__(self, gang: Gang, signals: Signals, lines: Lines) -> None:
+    def __init__(self, gang: Children, signals: Signals, lines: Lines) -> None:
         self._gang, self._signals, self._say = gang, signals, lines.say
         self._told: set[int] = set()
         self._sent: signal.Signals | None = None

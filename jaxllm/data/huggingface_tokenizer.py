@@ -11,36 +11,65 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from jaxllm.data.chat_template import ChatTemplate
-from jaxllm.data.tokenizer_card import token_dtype, write_card
+from jaxllm.data.tokenizer_card import CARD, token_dtype, write_card
 from jaxllm.schema import Config
 
 if TYPE_CHECKING:
     import tokenizers
 
+    from jaxllm.data.marian_tokenizer import MarianTokenizer
+
 MODEL_FILE = "tokenizer.json"
+DELIMITER = "<|endoftext|>"
 ORIGINAL_FOLDER = "original"
 """Where a saved tokenizer keeps the files that it was made of, as they were."""
 
 
 class HuggingFaceTokenizerConfig(Config):
-    """A `tokenizer.json` of the Hugging Face tokenizers library."""
+    """The tokenizer of a published model."""
 
     type: Literal["hf"] = "hf"
-    """Kind of tokenizer: a Hugging Face tokenizer.json."""
+    """Kind of tokenizer: a published model's."""
     path: str
-    """The tokenizer.json, or the folder that holds it."""
-    delimiter: str = "<|endoftext|>"
-    """The special token that opens each document."""
+    """The model's folder, with a tokenizer of any kind that `jaxllm import` reads, the tokenizer's
+    folder of a run, or a `tokenizer.json`."""
+    delimiter: str | None = None
+    """The special token that opens each document; by default what the folder says, of a file
+    `<|endoftext|>`."""
 
-    def build(self, texts: Iterable[str] = ()) -> "HuggingFaceTokenizer":
+    def build(self, texts: Iterable[str] = ()) -> "HuggingFaceTokenizer | MarianTokenizer":
         """The tokenizer as it is; it learns nothing from `texts`."""
         path = Path(self.path).expanduser()
-        path = path / MODEL_FILE if path.is_dir() else path
+        if path.is_dir():
+            return self._of_folder(path)
         if not path.is_file():
             raise ValueError(f"there is no tokenizer at {path}; change `data.tokenizer.path`")
+        if path.suffix != ".json":
+            raise ValueError(
+                f"data.tokenizer.path: {path} is no tokenizer.json; give the model's folder, which "
+                f"may have a tokenizer of another kind. That of a .gguf file, and of a model that "
+                f"runs its own code, has to be converted first, the former by `jaxllm import`"
+            )
         return HuggingFaceTokenizer(
-            path.read_bytes(), delimiter=self.delimiter, name=f"data.tokenizer.path: {path}"
+            path.read_bytes(),
+            delimiter=self.delimiter or DELIMITER,
+            name=f"data.tokenizer.path: {path}",
         )
+
+    def _of_folder(self, path: Path) -> "HuggingFaceTokenizer | MarianTokenizer":
+        # These modules build what this one describes, so that they stand on it.
+        from jaxllm.data.model_tokenizer import load_model_tokenizer, read_model_tokenizer
+        from jaxllm.data.tokenizer_folder import TokenizerFolder
+
+        try:
+            if (path / CARD).is_file():
+                return load_model_tokenizer(path, delimiter=self.delimiter)
+            tokenizer = read_model_tokenizer(TokenizerFolder(path), delimiter=self.delimiter)
+        except ValueError as error:
+            raise ValueError(f"data.tokenizer.path: {error}") from error
+        if tokenizer is None:
+            raise ValueError(f"there is no tokenizer at {path}; change `data.tokenizer.path`")
+        return tokenizer
 
 
 @dataclass(frozen=True)
@@ -73,7 +102,7 @@ class HuggingFaceTokenizer:
         chat_templates: Mapping[str, str] | None = None,
         originals: Mapping[str, bytes] | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self.model, self.delimiter = model, delimiter
         self._tokenizer = self._load()
         # Special tokens that are spelled out in a text are text.
@@ -107,7 +136,6 @@ class HuggingFaceTokenizer:
     def load(cls, folder: Path, card: Mapping[str, Any]) -> Self:
         """The tokenizer that `save` wrote into a folder with this card."""
         file = folder / MODEL_FILE
-        kept = sorted(path for path in (folder / ORIGINAL_FOLDER).rglob("*") if path.is_file())
         return cls(
             file.read_bytes(),
             delimiter=card["delimiter"],
@@ -115,19 +143,13 @@ class HuggingFaceTokenizer:
             stop_ids=card.get("stop_ids", ()),
             special_tokens=card.get("special_tokens"),
             chat_templates=card.get("chat_templates"),
-            originals={
-                path.relative_to(folder / ORIGINAL_FOLDER).as_posix(): path.read_bytes()
-                for path in kept
-            },
+            originals=read_originals(folder),
         )
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self.model)
-        for name, content in self.originals.items():
-            path = folder / ORIGINAL_FOLDER / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+        write_originals(folder, self.originals)
         card = {
             "type": "hf",
             "delimiter": self.delimiter,
@@ -143,7 +165,7 @@ class HuggingFaceTokenizer:
             ids = self._encode(self._guarded, text)
             if (ids == self.delimiter_id).any():
                 raise ValueError(
-                    f"{self._name} makes its delimiter {self.delimiter!r} of the text "
+                    f"{self.name} makes its delimiter {self.delimiter!r} of the text "
                     f"{text[:60]!r}; choose another `data.tokenizer.delimiter`"
                 )
         return ids
@@ -182,7 +204,7 @@ class HuggingFaceTokenizer:
             tokenizer = tokenizers.Tokenizer.from_str(self.model.decode("utf-8"))
         except Exception as error:  # the library raises no kind of its own, just Exception
             raise ValueError(
-                f"{self._name} is not a Hugging Face tokenizer.json: {error}"
+                f"{self.name} is not a Hugging Face tokenizer.json: {error}"
             ) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -221,6 +243,21 @@ class HuggingFaceTokenizer:
                 f"`data.tokenizer.delimiter`"
             )
         return self._special_ids[delimiter]
+
+
+def read_originals(folder: Path) -> dict[str, bytes]:
+    """The files that a saved tokenizer was made of, by name."""
+    root = folder / ORIGINAL_FOLDER
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def write_originals(folder: Path, originals: Mapping[str, bytes]) -> None:
+    """Keeps what `read_originals` reads."""
+    for name, content in originals.items():
+        path = folder / ORIGINAL_FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def first_characters(spellings: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from jaxllm.data.chat_template import ChatTemplate
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer, HuggingFaceTokenizerConfig
+from jaxllm.data.marian_tokenizer import MarianTokenizer
 from jaxllm.data.sentence_pieces import (
     MODEL_FILE,
     SentencePieceTokenizer,
@@ -28,6 +29,7 @@ __all__ = [
     "ByteTokenizerConfig",
     "HuggingFaceTokenizer",
     "HuggingFaceTokenizerConfig",
+    "MarianTokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
     "TokenizerConfig",
@@ -106,6 +108,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
             return ByteTokenizer()
         case "hf":
             return HuggingFaceTokenizer.load(folder, card)
+        case "marian":
+            return MarianTokenizer.load(folder, card)
         case "sentencepiece":
             file = folder / MODEL_FILE
             return SentencePieceTokenizer(file.read_bytes(), name=str(file))

@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxllm.data.chat_template import DEFAULT
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
-from jaxllm.hf.tokenizer_pieces import BPE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, from_pieces
-from jaxllm.hf.tokenizer_tiktoken import FAMILIES
-from jaxllm.hf.tokenizer_vocabulary import frame_processor
+from jaxllm.data.tokenizer_pieces import BPE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, from_pieces
+from jaxllm.data.tokenizer_tiktoken import FAMILIES
+from jaxllm.data.tokenizer_vocabulary import frame_processor
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from jaxllm.data.chat_template import DEFAULT
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.data.marian_tokenizer import MarianTokenizer
 from jaxllm.data.sentence_pieces import DELIMITER_PIECE, SentencePieceTokenizer
 from jaxllm.data.tokenizer import ByteTokenizer, Tokenizer
-from jaxllm.hf.tokenizer_folder import SETTINGS, TEMPLATE_FILE, TEMPLATE_FOLDER
-from jaxllm.hf.tokenizer_pieces import from_pieces, read_proto
-from jaxllm.hf.tokenizer_tiktoken import ALPHABET
+from jaxllm.data.tokenizer_folder import SETTINGS, TEMPLATE_FILE, TEMPLATE_FOLDER
+from jaxllm.data.tokenizer_pieces import from_pieces, read_proto
+from jaxllm.data.tokenizer_tiktoken import ALPHABET
 
 if TYPE_CHECKING:
     import tokenizers
@@ -36,7 +37,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     match tokenizer:
-        case HuggingFaceTokenizer() if tokenizer.originals:
+        case HuggingFaceTokenizer() | MarianTokenizer() if tokenizer.originals:
             for name, content in tokenizer.originals.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)

@@ -6,6 +6,7 @@ import sys
 
 import jax
 
+from jaxllm.exit_codes import EXIT_INTERRUPTED
 from jaxllm.hardware import quiet_tpu_runtime
 from jaxllm.parallel import lifeline, preemption
 from jaxllm.parallel.gang import (
@@ -16,7 +17,6 @@ from jaxllm.parallel.gang import (
     read_gang,
     start_timeout,
 )
-from jaxllm.parallel.last_words import EXIT_INTERRUPTED
 
 
 def initialize() -> None:

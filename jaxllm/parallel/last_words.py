@@ -7,8 +7,6 @@ import threading
 import time
 from contextlib import suppress
 
-EXIT_INTERRUPTED = 75
-
 _PATIENCE = 1.0  # seconds
 
 _ending = threading.Lock()

@@ -4,8 +4,9 @@ import socket
 import threading
 import time
 
+from jaxllm.exit_codes import EXIT_INTERRUPTED
 from jaxllm.parallel.gang import START_TIMEOUT, Gang
-from jaxllm.parallel.last_words import EXIT_INTERRUPTED, end_from_thread, say
+from jaxllm.parallel.last_words import end_from_thread, say
 from jaxllm.parallel.lifeline_server import PROTOCOL, VERDICT_SECONDS, gone
 from jaxllm.parallel.messages import Connection, ForeignMessage, Message, shortened
 

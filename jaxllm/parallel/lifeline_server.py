@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from jaxllm.exit_codes import EXIT_INTERRUPTED
 from jaxllm.parallel.gang import START_TIMEOUT, Gang
-from jaxllm.parallel.last_words import EXIT_INTERRUPTED, end_from_thread
+from jaxllm.parallel.last_words import end_from_thread
 from jaxllm.parallel.messages import Connection, ForeignMessage, Message, shortened
 
 PROTOCOL = 1

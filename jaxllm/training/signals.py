@@ -7,10 +7,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from jaxllm.exit_codes import EXIT_CTRL_C, EXIT_INTERRUPTED
 from jaxllm.parallel import preemption
-from jaxllm.parallel.last_words import EXIT_INTERRUPTED, end, say
-
-EXIT_CTRL_C = 130
+from jaxllm.parallel.last_words import end, say
 
 LAST_WORDS = "interrupted: run the same command again"
 

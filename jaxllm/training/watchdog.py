@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
+from jaxllm.exit_codes import EXIT_INTERRUPTED
 from jaxllm.parallel import lifeline
-from jaxllm.parallel.last_words import EXIT_INTERRUPTED, end, end_within, say
+from jaxllm.parallel.last_words import end, end_within, say
 from jaxllm.schema import Config
 from jaxllm.training.heartbeat import Heartbeat
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from searches import TINY, llama2_7b, report
 
-from jaxllm import cli
+from jaxllm import cli, exit_codes
 from jaxllm import plan as plan_in_python
 from jaxllm.aot.search import Search
 from jaxllm.aot.search_space import Candidate, abstract_layout, candidates
@@ -132,7 +132,7 @@ def test_the_winner_is_written_and_the_next_plan_takes_the_results_over(
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, cli.EXIT_CTRL_C), (signal.SIGTERM, cli.EXIT_INTERRUPTED)],
+    [(signal.SIGINT, exit_codes.EXIT_CTRL_C), (signal.SIGTERM, exit_codes.EXIT_INTERRUPTED)],
     ids=["ctrl-C", "SIGTERM"],
 )
 def test_a_plan_that_was_stopped_goes_on(number, code, config_file, jaxllm, compiles, monkeypatch):
@@ -193,7 +193,7 @@ def test_what_cannot_be_planned_is_refused(arguments, said, config_file, jaxllm)
     places = {"config": config_file, "folder": config_file.parent}
     given = [argument.format(**places) for argument in arguments]
     code, _, error = jaxllm("plan", config_file, *given)
-    assert code == cli.EXIT_USAGE
+    assert code == exit_codes.EXIT_USAGE
     assert said.format(**places) in error
 
 

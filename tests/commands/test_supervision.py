@@ -15,7 +15,7 @@ LAUNCHER = """
 import os, sys
 from pathlib import Path
 from jaxllm.commands import supervision
-from jaxllm.commands.gang import Command, Lines
+from jaxllm.commands.children import Command, Lines
 from jaxllm.commands.restarts import Restarts
 
 folder, count, backoff, grace, script = sys.argv[1:]

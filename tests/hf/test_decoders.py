@@ -12,16 +12,15 @@ import pytest
 from tiny import fast
 
 from jaxllm.generation import Generator, Sampling
+from jaxllm.hf.registry import families
 from jaxllm.hf.weights import tensors
+from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.nn.param import bind
 
 from .compared import check_adamw_losses, check_gradients, check_loss, check_outputs
 from .published import names, published, read
 
-DECODERS = (
-    "gpt2 llama mistral mixtral qwen2 qwen3 qwen3_moe gemma gemma2 gemma3_text phi3 gpt_neox olmo2 "
-    "deepseek_v3"
-).split()
+DECODERS = [name for name, family in families().items() if family.config_type is DecoderConfig]
 CASES = names(*DECODERS)
 # One of each kind of cache and of positions; the others differ in what is not cached.
 GENERATING = ("deepseek_v3", "gemma3_text", "gpt2", "gpt_neox", "phi3_longrope", "qwen2")

@@ -64,6 +64,17 @@ def classes(run):
     return task
 
 
+def pretraining(model, batch):
+    found = text(model, batch)
+    words, is_other = found.logits.tokens_BTV, found.logits.next_B2
+    loss = cross_entropy(words, batch["labels"])
+    return loss + cross_entropy(is_other, batch["next_sentence_label"]), {
+        "prediction_logits": words,
+        "seq_relationship_logits": is_other,
+        "last_hidden_state": found.hidden_BTD,
+    }
+
+
 def pooled(run):
     def task(model, batch):
         found = run(model, batch)
@@ -98,6 +109,7 @@ def pairs(model, batch):
 
 TASKS = {
     "bert_masked_lm": classes(text),
+    "bert_pretraining": pretraining,
     "bert_sequence": classes(text),
     "bert_token": classes(text),
     "bert_qa": span,
@@ -182,6 +194,7 @@ def test_what_checkpoints_have_beside_their_network_is_left_unread():
             "cls.predictions.decoder.bias",
             "cls.seq_relationship.weight",
         ),
+        "bert_pretraining": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
         "bert_token": ("bert.pooler.dense.bias",),
         "bert_pooler": ("embeddings.position_ids",),
         "roberta_masked_lm": ("roberta.pooler.dense.weight", "lm_head.decoder.bias"),
@@ -213,10 +226,12 @@ def test_norms_may_have_the_names_of_tensorflow():
     [
         ("bert_pooler", "pooler.dense.weight"),
         ("bert_sequence", "bert.pooler.dense.bias"),
+        ("bert_pretraining", "bert.pooler.dense.weight"),
+        ("bert_pretraining", "cls.seq_relationship.bias"),
         ("vit_model", "pooler.dense.weight"),
     ],
 )
-def test_a_pooler_that_is_missing_is_an_error(name, tensor):
+def test_a_pooler_or_head_that_is_missing_is_an_error(name, tensor):
     found = published(name)
     theirs = {key: values for key, values in found.theirs.items() if key != tensor}
     with pytest.raises(ValueError, match=f"{tensor}: missing"):

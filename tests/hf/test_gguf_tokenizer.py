@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from jaxllm.data.tokenizer_pieces import read_proto
 from jaxllm.hf.gguf_tokenizer import read_tokenizer
 from jaxllm.hf.tokenizer import find_tokenizer
-from jaxllm.hf.tokenizer_pieces import read_proto
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf_tokenizers"
 TEXTS = json.loads((GOLDEN / "texts.json").read_text())["texts"]

@@ -6,13 +6,20 @@ import tiny
 from jaxllm.hf.published import open_published, read_published
 from jaxllm.hf.registry import families, family_of, family_that_expresses
 
-from .published import published, read
+from . import test_decoders, test_encoder_decoders, test_encoders
+from .published import names, published, read
 
 
 def refuse(name, match, **changes):
     raw = {**read(name), **changes}
     with pytest.raises(ValueError, match=match):
         family_of(raw, name="config.json").read_config(raw)
+
+
+def test_every_recorded_model_is_compared():
+    compared = (*test_decoders.CASES, *test_encoders.TASKS, *test_encoder_decoders.CASES)
+    assert sorted(compared) == names()
+    assert {read(name)["model_type"] for name in compared} == families().keys()
 
 
 def test_an_unknown_architecture_lists_the_known_ones():

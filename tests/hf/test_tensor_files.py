@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jaxllm.containment import contained
+from jaxllm.data.tokenizer_folder import TokenizerFolder
 from jaxllm.hf.tensor_files import (
     INDEX,
     SINGLE,
@@ -16,7 +17,6 @@ from jaxllm.hf.tensor_files import (
     read_folder,
     write_folder,
 )
-from jaxllm.hf.tokenizer_folder import TokenizerFolder
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from jaxllm.data.tokenizer import HuggingFaceTokenizer, load_tokenizer
+from jaxllm.data.tokenizer import load_tokenizer
+from jaxllm.data.tokenizer_tiktoken import FAMILIES, from_ranks
 from jaxllm.hf.tokenizer import write_tokenizer
-from jaxllm.hf.tokenizer_tiktoken import FAMILIES, from_ranks
 
 from .tokenizer_folders import GOLDEN, KINDS, PAIRS, TEXTS, change, copied, found
 
@@ -21,6 +21,7 @@ MAKES_SPECIALS_OF_TEXT = ("t5_pieces", "xlm_roberta_pieces", "llama_legacy_piece
 ENDS = {
     "bert_cased": ("[CLS]", ["[CLS]"]),
     "bert_uncased": ("[CLS]", ["[CLS]"]),
+    "clip_merges": ("<|startoftext|>", ["<|endoftext|>"]),
     "cl100k_ranks": ("<|endoftext|>", ["<|endoftext|>"]),
     "gemma_pieces": ("<bos>", ["<eos>"]),
     "gpt2_merges": ("<|endoftext|>", ["<|endoftext|>"]),
@@ -28,6 +29,7 @@ ENDS = {
     "llama3_ranks": ("<|begin_of_text|>", ["<|end_of_text|>"]),
     "llama_legacy_pieces": ("<s>", ["</s>"]),
     "llama_pieces": ("<s>", ["</s>"]),
+    "marian_pieces": ("</s>", ["</s>"]),
     "o200k_ranks": ("<|endoftext|>", ["<|endoftext|>"]),
     "qwen2_merges": ("<|endoftext|>", ["<|im_end|>"]),
     "qwen_ranks": ("<|endoftext|>", ["<|endoftext|>"]),
@@ -59,6 +61,38 @@ def test_ids_are_those_of_the_reference(tokenizers, kind):
         assert encoded.type_ids.tolist() == type_ids, (text, pair)
     for role, id_ in reference.get("ids", {}).items():
         assert tokenizer.special_id(tokenizer.special_tokens[role]) == id_, role
+
+
+def test_a_translation_has_two_sides_and_a_language_before_its_text(tokenizers):
+    reference = json.loads((GOLDEN / "marian_pieces/reference.json").read_text())
+    tokenizer = tokenizers["marian_pieces"]
+    for text, ids in zip(TEXTS, reference["target"], strict=True):
+        assert tokenizer.target.encode_with_specials(text).ids.tolist() == ids, text
+    for text, ids in reference["languages"]:
+        assert tokenizer.encode_with_specials(text).ids.tolist() == ids, text
+
+
+def test_the_spelling_of_a_special_token_of_clip_is_cut_off(tokenizers):
+    tokenizer = tokenizers["clip_merges"]
+    for name in ("<|startoftext|>", "<|endoftext|>"):
+        apart = tokenizer.encode(f"{name} !").tolist()
+        assert tokenizer.encode(f"{name}!").tolist() == apart
+        assert apart[-1] == tokenizer.encode("!").tolist()[0]
+
+
+def test_tokens_that_a_translation_adds(tmp_path):
+    run = "\u4e2d\u6587\u5b57\u7b26\u662f\u4e2d\u6587"  # in vocab.json, of unknown letters
+    folder = copied("marian_pieces", tmp_path)
+    assert found(folder).encode(run).tolist() == [2, 136]
+    change(folder / "tokenizer_config.json", additional_special_tokens=[run, "<new>"])
+    tokenizer = found(folder, vocab_size=140)
+    assert tokenizer.encode(run).tolist() == [2, 1]
+    assert tokenizer.encode_with_specials(f"{run}<new>").ids.tolist() == [136, 139, 0]
+    assert tokenizer.decode([134, 23, 139, 0, 55]) == ">>fra<< fo<new> x"
+    with pytest.raises(ValueError, match=r"has 140 tokens .* embedding 139 rows"):
+        found(folder, vocab_size=139)
+    with pytest.raises(ValueError, match="has no token 140"):
+        tokenizer.decode([140])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +141,7 @@ def test_a_token_with_a_role_is_special(tmp_path):
 def test_a_saved_one_is_the_same_and_is_written_back_byte_for_byte(tokenizers, kind, tmp_path):
     tokenizers[kind].save(tmp_path / "run")
     loaded = load_tokenizer(tmp_path / "run")
-    assert isinstance(loaded, HuggingFaceTokenizer)
+    assert type(loaded) is type(tokenizers[kind])
     assert loaded.fingerprint == tokenizers[kind].fingerprint
     assert loaded.stop_ids == tokenizers[kind].stop_ids
     assert loaded.special_tokens == tokenizers[kind].special_tokens

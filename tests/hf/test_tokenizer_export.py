@@ -56,7 +56,7 @@ def test_a_model_of_a_config_is_written_with_the_same_ids(kind, tmp_path):
 
 def test_a_tokenizer_json_of_a_config_is_written_with_its_delimiter(tmp_path):
     folder = copied("json_bytelevel", tmp_path)
-    tokenizer = HuggingFaceTokenizerConfig(path=str(folder)).build()
+    tokenizer = HuggingFaceTokenizerConfig(path=str(folder / "tokenizer.json")).build()
     write_tokenizer(tokenizer, tmp_path / "export")
     content = (tmp_path / "export/tokenizer.json").read_bytes()
     assert content == (folder / "tokenizer.json").read_bytes()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxllm.data.tokenizer_tiktoken import read_ranks
 from jaxllm.hf.tokenizer import find_tokenizer
-from jaxllm.hf.tokenizer_tiktoken import read_ranks
 
 from .tokenizer_folders import GOLDEN, change, copied, found
 
@@ -23,7 +23,14 @@ def test_added_tokens_must_have_the_ids_that_the_folder_says(tmp_path):
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     known = settings["added_tokens_decoder"]
     change(folder / "tokenizer_config.json", added_tokens_decoder={**known, "470": known["462"]})
-    with pytest.raises(ValueError, match=r"'<tool>' the id 470, but .* it is 462"):
+    problem = r"tokenizer_config\.json: added_tokens_decoder\.470 gives .* '<tool>' the id 470, but"
+    with pytest.raises(ValueError, match=rf"{problem} .* it is 462"):
+        found(folder)
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    del content["added_tokens_decoder"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    change(folder / "added_tokens.json", **{"<tool>": 470})
+    with pytest.raises(ValueError, match=r"added_tokens\.json gives .* '<tool>' the id 470"):
         found(folder)
 
 
@@ -72,13 +79,24 @@ def test_what_is_not_known_or_damaged_is_refused(files, problem, tmp_path):
     [
         ("llama_pieces", "CamembertTokenizer"),
         ("bert_uncased", "BertJapaneseTokenizer"),
-        ("gpt2_merges", "CLIPTokenizer"),
+        ("gpt2_merges", "BartTokenizer"),
     ],
 )
 def test_a_class_that_is_not_known_is_refused_by_name(kind, name, tmp_path):
     folder = copied(kind, tmp_path)
     change(folder / "tokenizer_config.json", tokenizer_class=f"{name}Fast")
-    with pytest.raises(ValueError, match=rf"is of a {name}, .*save it with transformers"):
+    by = r"by .*/tokenizer_config\.json: tokenizer_class,"
+    with pytest.raises(ValueError, match=rf"is of a {name}, {by} .*save it with transformers"):
+        found(folder)
+
+
+def test_the_model_may_name_the_class(tmp_path):
+    folder = copied("gpt2_merges", tmp_path)
+    change(folder / "config.json", tokenizer_class="BartTokenizer")
+    with pytest.raises(ValueError, match=r"BartTokenizer, by .*/config\.json: tokenizer_class,"):
+        found(folder)
+    change(folder / "config.json", tokenizer_class=None, model_type="t5")
+    with pytest.raises(ValueError, match=r"T5Tokenizer, by .*/config\.json: model_type,"):
         found(folder)
 
 
@@ -138,3 +156,47 @@ def test_ranks_that_are_damaged_are_refused():
     ):
         with pytest.raises(ValueError, match=problem):
             read_ranks("".join(wrong).encode(), name="x")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "problem"),
+    [
+        ("vocab.json", {"e": 4}, r"vocab\.json gives 'e' and '▁the' the same id 4"),
+        ("vocab.json", {"e": -1}, r"vocab\.json gives 'e' the id -1"),
+        ("tokenizer_config.json", {"unk_token": "<none>"}, r"has no '<none>', the unk_token"),
+        ("tokenizer_config.json", {"eos_token": None}, "eos_token is null"),
+        ("tokenizer_config.json", {"separate_vocabs": True}, "separate_vocabs is True; only False"),
+        ("tokenizer_config.json", {"sp_model_kwargs": {"alpha": 1}}, "sp_model_kwargs is {'alpha'"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"500": {"content": "e"}}},
+            r"added_tokens_decoder\.500 gives .* 'e' the id 500, but with vocab\.json it is 3",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"7": {"content": "<new>"}}},
+            r"'<new>' the id 7, but with vocab\.json another token is",
+        ),
+        (
+            "tokenizer_config.json",
+            {"pad_token": {"content": "<pad>", "lstrip": True}},
+            "the token '<pad>' lstrip, which",
+        ),
+    ],
+)
+def test_what_would_change_the_ids_of_a_translation_is_refused(file, values, problem, tmp_path):
+    folder = copied("marian_pieces", tmp_path)
+    change(folder / file, **values)
+    with pytest.raises(ValueError, match=problem):
+        found(folder)
+
+
+def test_a_translation_needs_its_three_files(tmp_path):
+    for missing in ("source.spm", "target.spm", "vocab.json"):
+        folder = copied("marian_pieces", tmp_path / missing)
+        (folder / missing).write_bytes(b"damaged")
+        with pytest.raises(ValueError, match=r"is not two SentencePiece|vocab\.json is not JSON"):
+            found(folder)
+        (folder / missing).unlink()
+        with pytest.raises(ValueError, match=rf"a Marian's tokenizer, but not {missing}"):
+            found(folder)

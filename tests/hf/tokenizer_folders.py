@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from jaxllm.data.tokenizer import HuggingFaceTokenizer
+from jaxllm.data.model_tokenizer import ModelTokenizer
 from jaxllm.hf.tokenizer import find_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf_tokenizers"
@@ -14,7 +14,7 @@ KINDS = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 SPLITS = {"cl100k_ranks": "cl100k", "o200k_ranks": "o200k"}
 
 
-def found(folder: Path, **options) -> HuggingFaceTokenizer:
+def found(folder: Path, **options) -> ModelTokenizer:
     """The tokenizer of a folder, which must have one."""
     given = {"vocab_size": None, "split": SPLITS.get(folder.name), **options}
     tokenizer = find_tokenizer(folder, **given)

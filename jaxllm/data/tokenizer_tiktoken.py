@@ -137,7 +137,8 @@ def choose_family(split: str | None, *, model_type: str | None, name: str) -> Fa
         given = f"split is {split!r}" if split else f"config.json has model_type {model_type!r}"
         raise ValueError(
             f"{name} does not say where text is split, and {given}; give `split`, one of "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join(FAMILIES)}, or beside the file a config.json whose model_type is one of "
+            f"{', '.join(FAMILY_OF_MODEL)}"
         )
     return FAMILIES[found]
 

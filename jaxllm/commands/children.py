@@ -46,7 +46,7 @@ class Lines:
             stream.flush()
 
 
-class Gang:
+class Children:
     """Processes that live and die together. A context manager; leaving it kills what is left.
 
     Each leads a process group of its own: a ctrl-C at the terminal reaches only the launcher,
@@ -68,7 +68,7 @@ class Gang:
             self.__exit__()
             raise
 
-    def __enter__(self) -> "Gang":
+    def __enter__(self) -> "Children":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -38,6 +38,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "source.spm",
+    "target.spm",
     TEMPLATE_FILE,
 )
 
@@ -76,6 +78,27 @@ class TokenizerFolder:
         """The kind of model of config.json."""
         name = self.model_settings.get("model_type")
         return name if isinstance(name, str) else None
+
+    @property
+    def class_source(self) -> str:
+        """The file and the key that tell the class: of the tokenizer, or of the model."""
+        if self.settings.get("tokenizer_class"):
+            return f"{self.path / SETTINGS}: tokenizer_class"
+        key = "tokenizer_class" if self.model_settings.get("tokenizer_class") else "model_type"
+        return f"{self.path / MODEL_SETTINGS}: {key}"
+
+    def wrong_id(self, token: str, id_: int, *, file: str, real: int | None) -> ValueError:
+        """The error of an added token that has another id than a list of the folder says.
+
+        file: the vocabulary's. real: the id that the token has with it.
+        """
+        listed = f"{SETTINGS}: added_tokens_decoder.{id_}"
+        source = ADDED_TOKENS if self._decoder is None else listed
+        is_it = "another token is" if real is None else f"it is {real}"
+        return ValueError(
+            f"{self.path / source} gives the added token {token!r} the id {id_}, but with "
+            f"{file} {is_it}: they do not belong together"
+        )
 
     def find(self, name: str) -> Path | None:
         """A file of the folder, None if there is none. Raises ValueError for one outside of it."""
@@ -146,7 +169,7 @@ class TokenizerFolder:
             if value is not None:
                 ids = value if isinstance(value, list) else [value]
                 # Below zero some files say that there is none.
-                if not all(_is_id(id_) or id_ == -1 for id_ in ids):
+                if not all(is_id(id_) or id_ == -1 for id_ in ids):
                     raise self._wrong(source, key, value, "token ids")
                 return tuple(dict.fromkeys(ids)), f"{self.path / source}: {key}"
         return (), ""
@@ -219,7 +242,7 @@ class TokenizerFolder:
                 tokens[int(id_)] = token
         else:
             for text, id_ in self.json(ADDED_TOKENS).items():
-                if not _is_id(id_) or not _is_text(text):
+                if not is_id(id_) or not _is_text(text):
                     raise self._wrong(ADDED_TOKENS, repr(text), id_, "the id of a token")
                 is_special = text in special
                 tokens[id_] = AddedToken(text, special=is_special, normalized=not is_special)
@@ -239,14 +262,14 @@ class TokenizerFolder:
         return AddedToken(**flags)
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
     """Whether it can be the number of a token, for which libraries have 32 bits."""
     return type(value) is int and 0 <= value < 2**31
 
 
 def _is_number(text: str) -> bool:
     """Whether a key of JSON is the number of a token."""
-    return text.isascii() and text.isdigit() and len(text) < 12 and _is_id(int(text))
+    return text.isascii() and text.isdigit() and len(text) < 12 and is_id(int(text))
 
 
 def _is_text(value: Any) -> bool:

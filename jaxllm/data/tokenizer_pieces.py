@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxllm.data.huggingface_tokenizer import first_characters
 from jaxllm.data.sentence_pieces import SPACE
-from jaxllm.hf.tokenizer_vocabulary import GENERIC, NAMES_OF_CLASS, Frame, Vocabulary
+from jaxllm.data.tokenizer_vocabulary import GENERIC, NAMES_OF_CLASS, Frame, Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -48,7 +48,7 @@ def from_pieces(
     """The vocabulary of a SentencePiece model, as the tokenizer's class has it.
 
     has_prefix, is_legacy: of Llama, a space before the text, and before each part of it.
-    extra_ids: T5's sentinels. Raises ValueError for a class whose ids are not known here.
+    tokenizer_class: one of KNOWN_CLASSES or GENERIC. extra_ids: T5's sentinels.
     """
     frame: Frame = "flags"
     match tokenizer_class:
@@ -61,14 +61,9 @@ def from_pieces(
             tokenizer, frame = _words(proto, _sentinels(proto, extra_ids), unk_id=2), "t5"
         case "XLMRobertaTokenizer":
             tokenizer, frame = _words(proto, _fairseq(proto), unk_id=3), "xlm_roberta"
-        case generic if generic in GENERIC:
+        case generic:
+            assert generic in GENERIC, "the caller has asked check_class"
             tokenizer = by_its_own_rules(proto)
-        case other:
-            raise ValueError(
-                f"{name} is of a {other}, whose ids are not known here; known are "
-                f"{', '.join(KNOWN_CLASSES)}; save it with transformers, which writes the "
-                f"tokenizer.json that is read here"
-            )
     names = NAMES_OF_CLASS.get(tokenizer_class or "") or _names(proto)
     sentinels = [f"<extra_id_{index}>" for index in range(extra_ids)] if frame == "t5" else []
     added = _added_tokens(proto, spaces=tokenizer_class in GENERIC and is_lossless(proto))

@@ -1,15 +1,27 @@
 """Vocabularies as text: WordPiece (vocab.txt), and byte-level BPE (vocab.json, merges.txt)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxllm.hf.tokenizer_folder import TokenizerFolder
-from jaxllm.hf.tokenizer_tiktoken import FAMILIES
-from jaxllm.hf.tokenizer_vocabulary import BERT, GENERIC, GPT2, NAMES_OF_CLASS, Frame, Vocabulary
+from jaxllm.data.tokenizer_folder import TokenizerFolder
+from jaxllm.data.tokenizer_tiktoken import FAMILIES
+from jaxllm.data.tokenizer_vocabulary import (
+    BERT,
+    CLIP,
+    GPT2,
+    NAMES_OF_CLASS,
+    Frame,
+    Vocabulary,
+    check_class,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WORD_PIECES, BYTE_PAIRS = "vocab.txt", "vocab.json"
+WORD_END = "</w>"  # of a CLIP's tokens that end a word
+CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
 BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 MERGE_CLASSES = (
     "GPT2Tokenizer",
@@ -17,6 +29,7 @@ MERGE_CLASSES = (
     "CodeGenTokenizer",
     "RobertaTokenizer",
     "Qwen2Tokenizer",
+    "CLIPTokenizer",
 )
 
 
@@ -28,7 +41,7 @@ def from_word_pieces(folder: TokenizerFolder, tokenizer_class: str | None) -> Vo
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import WordPiece
 
-    _check_class(tokenizer_class, BERT_CLASSES, folder, WORD_PIECES)
+    check_class(folder, tokenizer_class, BERT_CLASSES, WORD_PIECES)
     lines = (folder.text(WORD_PIECES) or "").removesuffix("\n").split("\n")
     tokens = {line.removesuffix("\r"): id_ for id_, line in enumerate(lines)}
     names = {**BERT, **{key: value for key, value in folder.settings.items() if key in BERT}}
@@ -55,19 +68,24 @@ def from_merges(folder: TokenizerFolder, tokenizer_class: str | None) -> Vocabul
     from tokenizers import Tokenizer, decoders
     from tokenizers.models import BPE
 
-    _check_class(tokenizer_class, MERGE_CLASSES, folder, BYTE_PAIRS)
+    check_class(folder, tokenizer_class, MERGE_CLASSES, BYTE_PAIRS)
     lines = (folder.text("merges.txt") or "").split("\n")
     pairs = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
     wrong = [pair for pair in pairs if len(pair) != 2]
     if wrong:
         raise ValueError(f"{folder.path / 'merges.txt'}: {wrong[0]} are not two tokens to merge")
+    is_clip = tokenizer_class == "CLIPTokenizer"
+    options = {"end_of_word_suffix": WORD_END} if is_clip else {}
     try:
-        model = BPE(folder.json(BYTE_PAIRS), [(pair[0], pair[1]) for pair in pairs])
+        model = BPE(folder.json(BYTE_PAIRS), [(pair[0], pair[1]) for pair in pairs], **options)
     except Exception as error:  # the library raises no kind of its own, just Exception
         raise ValueError(
             f"{folder.path}: merges.txt does not fit to {BYTE_PAIRS}: {error}"
         ) from error
     tokenizer = Tokenizer(model)
+    if is_clip:
+        _split_words(tokenizer)
+        return Vocabulary(tokenizer, BYTE_PAIRS, CLIP, "clip")
     tokenizer.decoder = decoders.ByteLevel()
     _split_bytes(tokenizer, folder, tokenizer_class)
     frame: Frame = "roberta" if tokenizer_class == "RobertaTokenizer" else "flags"
@@ -91,10 +109,17 @@ def _split_bytes(
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=has_prefix)
 
 
-def _check_class(name: str | None, known: tuple[str, ...], folder: Any, file: str) -> None:
-    if name not in known and name not in GENERIC:
-        raise ValueError(
-            f"{folder.path / file} is of a {name}, which is not known here; known with such a "
-            f"file are {', '.join(known)}; save it with transformers, which writes the "
-            f"tokenizer.json that is read here"
-        )
+def _split_words(tokenizer: "Tokenizer") -> None:
+    """A CLIP's lower-cased words, without the white space between them."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), spaces, normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, level])
+    # Not the library's Strip, which crashes on a text of no tokens.
+    last, other = decoders.Replace(Regex(rf"{WORD_END}\z"), ""), decoders.Replace(WORD_END, " ")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), last, other])

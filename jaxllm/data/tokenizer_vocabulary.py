@@ -1,14 +1,16 @@
 """A vocabulary of a model's folder, and what its tokenizer's class adds around a text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from jaxllm.data.tokenizer_folder import TokenizerFolder
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.processors import PostProcessor
 
-Frame = Literal["own", "flags", "bert", "roberta", "xlm_roberta", "t5"]
+Frame = Literal["own", "flags", "bert", "roberta", "xlm_roberta", "t5", "clip"]
 """What goes around a text: what the file itself says, what add_bos_token and add_eos_token say, or
 what models of a family have there."""
 
@@ -18,6 +20,7 @@ ROLES: Mapping[Frame, tuple[str, ...]] = {
     "roberta": ("cls_token", "sep_token"),
     "xlm_roberta": ("bos_token", "eos_token"),
     "t5": ("eos_token",),
+    "clip": ("bos_token", "eos_token"),
 }
 
 # The special tokens of the classes of transformers, where a folder names none.
@@ -30,6 +33,7 @@ GPT2 = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 QWEN2 = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
 GEMMA = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"}
 GEMMA |= {"mask_token": "<mask>"}
+CLIP = GPT2 | {"bos_token": "<|startoftext|>", "pad_token": "<|endoftext|>"}
 T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 NAMES_OF_CLASS: Mapping[str, Mapping[str, str]] = {
@@ -45,6 +49,7 @@ NAMES_OF_CLASS: Mapping[str, Mapping[str, str]] = {
     "GPTNeoXTokenizer": GPT2,
     "CodeGenTokenizer": GPT2,
     "Qwen2Tokenizer": QWEN2,
+    "CLIPTokenizer": CLIP,
 }
 
 CLASS_OF_MODEL = {
@@ -71,6 +76,8 @@ CLASS_OF_MODEL = {
     "qwen2_moe": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "qwen3_moe": "Qwen2Tokenizer",
+    "clip": "CLIPTokenizer",
+    "marian": "MarianTokenizer",
 }
 """The class of a model's tokenizer, where no file names it."""
 
@@ -92,6 +99,16 @@ class Vocabulary:
     """The file's content, where it is a tokenizer.json."""
     further: "tuple[AddedToken | str, ...]" = ()
     """Tokens that are special by the vocabulary's own word."""
+
+
+def check_class(folder: TokenizerFolder, name: str | None, known: Sequence[str], file: str) -> None:
+    """Raises ValueError for a class of which it is not known how it uses a file."""
+    if name not in known and name not in GENERIC:
+        raise ValueError(
+            f"{folder.path / file} is of a {name}, by {folder.class_source}, which is not known "
+            f"here; known with such a file are {', '.join(known)}; save it with transformers, "
+            f"which writes the tokenizer.json that is read here"
+        )
 
 
 def frame_processor(
@@ -125,6 +142,8 @@ def frame_processor(
             single, pair = [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"]
         case "roberta":
             return RobertaProcessing((sep, ids[sep]), (cls, ids[cls]))
+        case "clip":
+            return RobertaProcessing((eos, ids[eos]), (bos, ids[bos]))
         case "xlm_roberta":
             single, pair = [bos, "$A", eos], [bos, "$A", eos, eos, "$B", eos]
         case "t5":
