@@ -84,6 +84,9 @@ def launch(
             metavar="SECONDS", help="Longest pause before a restart; the first is 1 s.", min=0
         ),
     ] = 60.0,
+    change: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="As for train; repeatable.")
+    ] = None,
 ) -> None:
     """Train in several processes on this machine's CPU, and start them again if one fails."""
     from jaxllm.commands.launch import launch
@@ -91,7 +94,7 @@ def launch(
     raise typer.Exit(
         launch(
             config,
-            overrides or [],
+            [*(overrides or []), *(f"--change={key}" for key in change or [])],
             processes=processes,
             devices_per_process=devices_per_process,
             max_restarts=max_restarts,

@@ -148,6 +148,10 @@ class CheckpointStore:
         if self._writer is not None:
             self._writer.settle()
 
+    def settle(self) -> None:
+        """Wait until what was saved last is on disk; OSError only where training ends by it."""
+        self._writing().settle_or_tell()
+
     def verify(self, step: int) -> None:
         """CheckpointCorrupt if any file is not as it was saved. All processes call it together."""
         damage = shared_damage(self.folder, step, sleep=self._sleep)
@@ -168,8 +172,7 @@ class CheckpointStore:
         often would fill its disk. ValueError if there is no such checkpoint, CheckpointCorrupt if
         it is damaged; then nothing is deleted. All processes call it together.
         """
-        writer = self._writing()
-        writer.settle_or_tell()
+        self._writing().settle_for_good()
         steps = self.steps()
         if step in steps:
             self.verify(step)

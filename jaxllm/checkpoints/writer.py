@@ -108,6 +108,11 @@ class CheckpointWriter:
         """Wait until the last save is on disk; OSError unless training goes on without it."""
         self._settle_after(None)
 
+    def settle_for_good(self) -> None:
+        """The same, and a save that failed is of no account any more."""
+        self.settle_or_tell()
+        self._refusal = None
+
     def close(self) -> None:
         """Finish the save in flight; OSError if the last save is not on disk."""
         try:

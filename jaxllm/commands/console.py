@@ -69,10 +69,11 @@ class Console:
         """A table or a styled text."""
         self._rich.print(table)
 
-    def interrupted(self, step: int) -> None:
+    def interrupted(self, step: int, *, is_saved: bool) -> None:
         """Say that the run stopped early and how it goes on."""
         self.close()
-        self.say(f"interrupted after step {step}, which is saved; the same command goes on from it")
+        how = "which is saved; the same command goes on from it" if is_saved else "going back"
+        self.say(f"interrupted after step {step}, {how}")
 
     def close(self) -> None:
         """End the bar."""

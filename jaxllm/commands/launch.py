@@ -34,6 +34,7 @@ def launch(
 ) -> int:
     """Train a config in `processes` processes with CPU devices on loopback. The exit code.
 
+    overrides: what `jaxllm train` takes behind the config, options included.
     max_restarts: in a row without a newer checkpoint. max_backoff: longest pause in seconds.
     ValueError if there is no such config.
     """

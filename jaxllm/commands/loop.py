@@ -73,10 +73,10 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             state = (
                 saved.restore(parts) if saved.start else first_state(config, parts, saved, console)
             )
+        run_folder.write_config(run_dir, config, run.data)
         writer = stack.enter_context(
             run_folder.open_metrics(run_dir, config, step=saved.start, say=console.say)
         )
-        run_folder.write_config(run_dir, config, run.data)
         with phases.during("compile"):
             compiled = run.compiled()
         if saved.start:
@@ -107,7 +107,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             run_dir,
             loader,
             saved=saved,
-            save_every=config.checkpoints.every,
+            can_begin_anew=not run_folder.is_imported(run_dir),
             say=console.say,
         )
         checks = StepChecks(
@@ -119,7 +119,10 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
         batches = stack.enter_context(closing(loader.iterate(saved.start)))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(jax.transfer_guard("disallow"))
-        stack.enter_context(phases.during("step"))
+        phases.begin_steps()
+        if validation.is_due(saved.start) and run_folder.lacks_scores(run_dir, saved.start):
+            with phases.during("evaluation"):  # what a stop had no time for
+                validation.run(saved.start, state, is_last=False)
         log.resume()
 
         remaining = range(saved.start + 1, steps + 1)
@@ -129,22 +132,23 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             host_batch = global_batch(parts.layout, batch, rows=rows)
             state, metrics = checks.compute(step, compiled, state, host_batch)
             log.push(step, metrics)
-            checks.compare(step, state)
             is_last = step == steps
             is_stopped = stop.is_set(step) and not is_last
             must_save = saved.is_due(step) or is_last or is_stopped
             is_paused = must_save or validation.is_due(step)
             if skipped.must_go_back(step, metrics, is_paused=is_paused):
-                # What is on disk leads to the same run whether it goes on now or later.
-                return _stopped(run, stop, step) if is_stopped else None
+                break
+            checks.compare(step, state, is_saved=must_save)
             if is_paused:
                 log.pause(step, metrics)
-                # Scored before it is saved: what a checkpoint has behind it is in the metrics.
-                with (
-                    phases.during("evaluation"),
-                    saved.saving_on_failure(step, state, training_seconds=clock.training_seconds),
-                ):
-                    validation.run(step, state, is_last=is_last)
+                if not is_stopped:  # which has no time for scores: the next start makes them
+                    with (
+                        phases.during("evaluation"),
+                        saved.saving_on_failure(
+                            step, state, training_seconds=clock.training_seconds
+                        ),
+                    ):
+                        validation.run(step, state, is_last=is_last)
                 if must_save:
                     with phases.during("checkpoint"):
                         saved.save(
@@ -157,15 +161,17 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             if is_stopped:
                 with phases.during("checkpoint"):
                     saved.wait()
-                return _stopped(run, stop, step)
-
-        with phases.during("checkpoint"):
-            saved.wait()
-        stack.enter_context(phases.during("end"))
-        if saved.start == steps:  # everything was there but the summary
-            validation.run(steps, state, is_last=True, is_recorded=False)
-        _end(run, saved, validation, clock)
-        return 0
+                return _stopped(run, stop, step, is_saved=True)
+        else:
+            with phases.during("checkpoint"):
+                saved.wait()
+            phases.end()
+            if saved.start == steps:  # everything was there but the summary
+                validation.run(steps, state, is_last=True, is_recorded=False)
+            _end(run, saved, validation, clock)
+            return 0
+    # What is on disk leads to the same run whether it goes on now or later.
+    return None if stop.signal is None else _stopped(run, stop, step, is_saved=False)
 
 
 def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput) -> None:
@@ -180,10 +186,10 @@ def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput)
     show_ending(Path(run.config.run_dir), run.console)
 
 
-def _stopped(run: Run, stop: StopRequest, step: int) -> int:
+def _stopped(run: Run, stop: StopRequest, step: int, *, is_saved: bool) -> int:
     assert stop.signal is not None
     run.goodput.end(stop.exit_code, stop.signal.name)
-    run.console.interrupted(step)
+    run.console.interrupted(step, is_saved=is_saved)
     return stop.exit_code
 
 

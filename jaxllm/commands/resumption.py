@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "plan_cache",
     "xla_flags",
     "training.num_microbatches",
+    "training.watchdog",
     "training.anomalies.max_rollbacks",
     "training.replica_check_every",
     "training.repeat_check_every",

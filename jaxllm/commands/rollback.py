@@ -31,8 +31,15 @@ class Batches(Protocol):
     def rows_of(self, step: int) -> list[tuple[str, int]]: ...
 
 
-class RunStuck(RuntimeError):
-    """Steps were skipped in a row again, and the run may not, or cannot, go back once more."""
+# A run this young begins anew where no checkpoint is old enough; a longer one is not thrown away.
+YOUNG_STEPS = 100
+
+
+class RunStuck(ValueError):
+    """Steps were skipped in a row again, and the run may not, or cannot, go back once more.
+
+    Only another config helps: the same command would come to the same step.
+    """
 
 
 class Rollback(NamedTuple):
@@ -65,13 +72,16 @@ def log_skipped(run_dir: Path, verdict: Verdict, batches: Batches) -> None:
 
 
 def read_rollbacks(run_dir: Path) -> tuple[Rollback, ...]:
-    """The times that the run went back, in order."""
+    """The times that the run went back, in order. All processes call it together.
+
+    The first one reads: on a network file system others may see an older file for a while.
+    """
     path = run_dir / ROLLBACKS_FILE
-    if not path.is_file():
-        return ()
+    is_there = distributed.is_first() and path.is_file()
+    text = distributed.from_first(path.read_text(encoding="utf-8") if is_there else "[]")
     return tuple(
         Rollback(entry["from"], entry["to"], tuple(entry["batches"]), tuple(entry["skipped"]))
-        for entry in json.loads(path.read_text(encoding="utf-8"))
+        for entry in json.loads(text)
     )
 
 
@@ -86,14 +96,15 @@ def plan_rollback(
     batches: Batches,
     *,
     kept_steps: Sequence[int],
-    save_every: int | None,
+    can_begin_anew: bool,
     max_rollbacks: int,
 ) -> Rollback:
     """Where the run goes back to after `verdict`, and what it leaves out from then on.
 
-    kept_steps: of the checkpoints there are. save_every: steps between them; where none is kept
-    that is old enough but the run was not that far, or never saves, it goes back to its beginning,
-    step 0. RunStuck after `max_rollbacks` of them, or without such a checkpoint.
+    kept_steps: of the sound checkpoints there are. can_begin_anew: whether step 0 needs none, as
+    without imported weights; a young run, and one without any checkpoint, goes back there where
+    none is old enough. RunStuck after `max_rollbacks`, or where there is nothing to go back to.
+    All processes call it together.
     """
     before = read_rollbacks(run_dir)
     first_skipped = verdict.step - verdict.in_a_row + 1
@@ -101,7 +112,8 @@ def plan_rollback(
     if len(before) >= max_rollbacks:
         raise RunStuck(_stuck(run_dir, verdict, first_skipped, before))
     sound = [step for step in kept_steps if step <= newest_sound]
-    if not sound and save_every is not None and newest_sound >= save_every:
+    is_young = newest_sound < YOUNG_STEPS or not kept_steps
+    if not sound and not (can_begin_anew and is_young):
         raise RunStuck(
             f"steps {first_skipped} to {verdict.step} were skipped ({verdict.reason}), but no "
             f"checkpoint is kept of step {newest_sound} or before; there are {list(kept_steps)}. "
@@ -118,11 +130,12 @@ def plan_rollback(
 
 def record_rollback(run_dir: Path, rollback: Rollback) -> None:
     """Write a rollback down, on the first process, before training goes on; all processes wait."""
+    rollbacks = (*read_rollbacks(run_dir), rollback)
     if distributed.is_first():
         entries = [
             {"from": each.from_step, "to": each.to_step, "batches": each.batches}
             | {"skipped": each.skipped}
-            for each in (*read_rollbacks(run_dir), rollback)
+            for each in rollbacks
         ]
         lines = ",\n".join(json.dumps(entry) for entry in entries)
         replace_file(run_dir / ROLLBACKS_FILE, f"[\n{lines}\n]\n".encode())

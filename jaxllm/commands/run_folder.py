@@ -25,11 +25,14 @@ from jaxllm.nn.param import Nested
 from jaxllm.parallel import distributed
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.training.goodput import Goodput
+from jaxllm.training.logfile import replace_file
 from jaxllm.training.metrics import MetricsWriter, cut_back, json_value, last_step
 
 CONFIG_FILE, DATASETS_FILE, SUMMARY_FILE = "config.yaml", "datasets.json", "summary.json"
 TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
 PUBLISHED_FILE, METRICS_FILE = "published.json", "metrics.jsonl"
+
+_LATEST_RECORDS = 100  # more than one step has
 
 
 class TrainedModel(NamedTuple):
@@ -107,11 +110,17 @@ def check_config(run_dir: Path, config: RunConfig, *, requested: Sequence[str] =
             has_only_weights=is_new,
             requested=requested,
         )
-    elif run_dir.is_dir() and any(not is_of_lease(path) for path in run_dir.iterdir()):
+    elif run_dir.is_dir() and not all(_is_half_made(path) for path in run_dir.iterdir()):
         raise ValueError(
             f"run_dir {run_dir} is a folder with other things in it and no {CONFIG_FILE}; "
             "give another run_dir"
         )
+
+
+def _is_half_made(path: Path) -> bool:
+    """Whether a file may be of a start that was killed before it wrote the config, as the last."""
+    name = path.name.removeprefix(".").removesuffix(".tmp").removesuffix(".partial")
+    return is_of_lease(path) or name in (TOKENIZER_FOLDER, DATASETS_FILE, CONFIG_FILE)
 
 
 def has_checkpoint(run_dir: Path) -> bool:
@@ -120,9 +129,28 @@ def has_checkpoint(run_dir: Path) -> bool:
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
+def is_imported(run_dir: Path) -> bool:
+    """Whether the run began with a model that was imported into the folder."""
+    return (run_dir / PUBLISHED_FILE).is_file()
+
+
 def is_untrained_import(run_dir: Path) -> bool:
     """Whether the folder holds an imported model that no step was trained of yet."""
-    return (run_dir / PUBLISHED_FILE).is_file() and not (run_dir / METRICS_FILE).is_file()
+    return is_imported(run_dir) and not (run_dir / METRICS_FILE).is_file()
+
+
+def lacks_scores(run_dir: Path, step: int) -> bool:
+    """Whether the metrics end with the training of `step`, without scores or samples of it.
+
+    All processes call it together. No for step 0, of which there are no metrics.
+    """
+    has_more = False
+    path = run_dir / METRICS_FILE
+    if distributed.is_first() and path.is_file():
+        for line in path.read_bytes().splitlines()[-_LATEST_RECORDS:]:
+            record = json.loads(line)
+            has_more |= record["step"] == step and "loss" not in record
+    return step > 0 and not distributed.from_first("yes" if has_more else "")
 
 
 def read_published_config(run_dir: Path) -> dict[str, Any]:
@@ -237,9 +265,7 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader or a crash sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, text.encode())
 
 
 def enable_compilation_cache(folder: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.checkpoints import CheckpointConfig, CheckpointCorrupt
 from jaxllm.checkpoints.store import Item
 from jaxllm.commands.assembly import Assembly
 from jaxllm.nn.param import Nested
@@ -83,13 +83,21 @@ class SavedState:
         item = weights_item(parts.state.params, None)
         return self._restore("params", item)["weights"]
 
-    def steps(self) -> list[int]:
-        """The steps that are saved, oldest first."""
-        return self._store.steps()
+    def sound_steps(self) -> list[int]:
+        """The steps whose checkpoints are as they were saved, oldest first; reads all of them.
 
-    def verify(self, step: int) -> None:
-        """CheckpointCorrupt if a file of a checkpoint is not as it was saved."""
-        self._store.verify(step)
+        What is being saved is waited for. All processes call it together.
+        """
+        with jax.transfer_guard("allow"):  # the training loop forbids what is not explicit
+            self._store.settle()
+            return [step for step in self._store.steps() if self._is_sound(step)]
+
+    def _is_sound(self, step: int) -> bool:
+        try:
+            self._store.verify(step)
+        except CheckpointCorrupt:
+            return False
+        return True
 
     def forget_after(self, step: int) -> None:
         """Delete the checkpoints after `step`; nothing can be restored or saved here any more.

@@ -21,14 +21,14 @@ class SkippedSteps:
         batches: Batches,
         *,
         saved: SavedState,
-        save_every: int | None,
+        can_begin_anew: bool,
         say: Callable[[str], None],
     ) -> None:
-        """config: None watches nothing. save_every: steps between checkpoints."""
+        """config: None watches nothing. can_begin_anew: see `plan_rollback`."""
         self._config = config
         self._watch = AnomalyWatch(config)
         self._run_dir, self._batches, self._saved = run_dir, batches, saved
-        self._save_every, self._say = save_every, say
+        self._can_begin_anew, self._say = can_begin_anew, say
 
     def must_go_back(self, step: int, metrics: dict[str, jax.Array], *, is_paused: bool) -> bool:
         """Take the metrics of a step just dispatched. Whether training goes on from before.
@@ -54,8 +54,8 @@ class SkippedSteps:
             self._run_dir,
             verdict,
             self._batches,
-            kept_steps=self._saved.steps(),
-            save_every=self._save_every,
+            kept_steps=self._saved.sound_steps(),
+            can_begin_anew=self._can_begin_anew,
             max_rollbacks=self._config.max_rollbacks,
         )
         # In this order: killed in between, the run comes to the same steps, and back, once more.

@@ -5,6 +5,7 @@ import os
 import sys
 
 import jax
+import numpy as np
 
 from jaxllm.exit_codes import EXIT_INTERRUPTED
 from jaxllm.hardware import quiet_tpu_runtime
@@ -17,6 +18,10 @@ from jaxllm.parallel.gang import (
     read_gang,
     start_timeout,
 )
+
+# Seconds that the processes which are done wait at the end for the others: the first may have much
+# to do there, and the lifeline tells of those that die.
+_LIMITS = {"shutdown_timeout_seconds": 24 * 3600}
 
 
 def initialize() -> None:
@@ -39,7 +44,7 @@ def initialize() -> None:
         _join(gang)
     elif has_tpu_hosts(os.environ):
         with preemption.handler_kept():
-            jax.distributed.initialize()
+            jax.distributed.initialize(**_LIMITS)
         lifeline.begin(_found_by_jax())
     else:
         return
@@ -48,7 +53,7 @@ def initialize() -> None:
 
 def _join(gang: Gang) -> None:
     """JAX's own start; with a gang of one too, since its variables were given."""
-    limit = {"initialization_timeout": max(1, round(gang.start_timeout))}
+    limit = {"initialization_timeout": max(1, round(gang.start_timeout))} | _LIMITS
     with preemption.handler_kept():
         if gang.is_found_by_jax:
             jax.distributed.initialize(**limit)
@@ -107,6 +112,21 @@ def _say_goodbye() -> None:
 def is_first() -> bool:
     """Whether this process writes what is written once: metrics, config, reports."""
     return jax.process_index() == 0
+
+
+def from_first(text: str) -> str:
+    """The first process's text, on every process. All call it together."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(text.encode(), np.uint8)
+    with jax.transfer_guard("allow"):  # the training loop forbids what is not explicit
+        length = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
+        row = np.zeros(length, np.uint8)
+        if is_first():
+            row[:] = content
+        return bytes(np.asarray(multihost_utils.broadcast_one_to_all(row))).decode()
 
 
 def barrier(name: str) -> None:

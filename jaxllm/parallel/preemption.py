@@ -6,6 +6,7 @@ there that can stop.
 """
 
 import ctypes
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 _DEFAULT, _IGNORE = None, 1  # in place of an address
 
 _notify: Callable[[int], None] | None = None
+_asked = itertools.count(1)
 
 
 @contextmanager
@@ -24,11 +26,14 @@ def handler_kept() -> Iterator[None]:
     A SIGTERM in between is not lost: JAX remembers it, and the loop stops at its first step.
     """
     before = _c_handler()
-    yield
-    found, ours = _c_handler(), signal.getsignal(signal.SIGTERM)
-    if found != before and ours is not None:  # None: nor did Python install what was there before
-        _keep(found)
-        signal.signal(signal.SIGTERM, ours)
+    try:
+        yield
+    finally:
+        found, ours = _c_handler(), signal.getsignal(signal.SIGTERM)
+        # None: nor did Python install what was there before.
+        if found != before and ours is not None:
+            _keep(found)
+            signal.signal(signal.SIGTERM, ours)
 
 
 def take_sigterm(handler: Callable[[int, FrameType | None], None]) -> Any:
@@ -46,11 +51,13 @@ def notify() -> None:
         _notify(signal.SIGTERM)
 
 
-def is_reached(step: int) -> bool:
+def is_reached() -> bool:
     """Whether this is the step after which all stop; asked once a step, by every process."""
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.reached_preemption_sync_point(step))
+    # Counted here: JAX agrees on one more than the largest number it was given, and the numbers of
+    # steps get smaller where a run goes back.
+    return bool(multihost_utils.reached_preemption_sync_point(next(_asked)))
 
 
 def _keep(handler: int | None) -> None:

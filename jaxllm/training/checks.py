@@ -30,9 +30,13 @@ class StepChecks:
             return compiled(state, batch)
         return self._repeat(step, compiled, state, batch)
 
-    def compare(self, step: int, state: Any) -> None:
-        """ReplicaMismatch, on every process, if devices hold different bits; where it is due."""
-        if self._compare is not None and _is_due(step, self._replicas_every):
+    def compare(self, step: int, state: Any, *, is_saved: bool) -> None:
+        """ReplicaMismatch, on every process, if devices hold different bits; where it is due.
+
+        is_saved: whether this state is about to be saved, which makes it due, so that no checkpoint
+        holds what a device got wrong.
+        """
+        if self._compare is not None and (is_saved or _is_due(step, self._replicas_every)):
             self._compare(step, state)
 
 

@@ -2,10 +2,11 @@
 
     phases = Phases(goodput, watchdog)          # in "start"
     with phases.during("compile"): ...
-    with phases.during("step"):                 # the loop
-        for batch in phases.waiting(batches):   # in "data" while it waits
-            ...
-            with phases.during("evaluation"): ...   # then "step" again
+    phases.begin_steps()                        # the loop
+    for batch in phases.waiting(batches):       # in "data" while it waits
+        ...
+        with phases.during("evaluation"): ...   # then "step" again
+    phases.end()
 
 All of it is host time. The device works on its own: it is busy during "step" while a step is in
 flight, and may be busy during "data" and "checkpoint" as well. A call costs a few microseconds
@@ -58,6 +59,14 @@ class Phases:
             yield
         finally:
             self._enter(before)
+
+    def begin_steps(self) -> None:
+        """The loop begins: whatever is not told otherwise from now on is "step"."""
+        self._enter("step")
+
+    def end(self) -> None:
+        """What comes after the last step: the run does nothing else until the process leaves."""
+        self._enter("end")
 
     def waiting(self, batches: Iterator[Item]) -> Iterator[Item]:
         """The same batches; the run is in "data" while it waits for each."""

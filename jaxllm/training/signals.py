@@ -113,7 +113,7 @@ class StopRequest:
     def is_set(self, step: int) -> bool:
         """Whether to stop after step `step`; the same answer on every process."""
         self._take_back()
-        if not self._is_alone and preemption.is_reached(step):
+        if not self._is_alone and preemption.is_reached():
             self.signal = signal.SIGTERM
         return self.signal is not None
 

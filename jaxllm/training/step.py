@@ -39,8 +39,8 @@ class TrainingConfig(Config):
     anomalies: AnomalyConfig | None = AnomalyConfig()
     """Which steps are skipped because their loss or gradient is no good; null skips none."""
     replica_check_every: PositiveInt | None = None
-    """Steps between checks that devices that hold the same part of the state hold the same bits;
-    null makes none."""
+    """Steps between checks that devices that hold the same part of the state hold the same bits,
+    made before each save too; null makes none."""
     repeat_check_every: PositiveInt | None = None
     """Steps between those that are computed twice and compared bit by bit; null makes none."""
     watchdog: WatchdogConfig = WatchdogConfig()

@@ -59,6 +59,7 @@ def test_differences_have_both_values(load):
         "profile.start=3",
         "compilation_cache=null",
         "training.num_microbatches=2",
+        "training.watchdog.limit=7200",
         "model.remat=full",
         "model.is_scanned=false",
         "data.root=elsewhere",

@@ -110,7 +110,7 @@ def test_what_was_forgotten_is_saved_again(tmp_path):
         saved.save(3, before, validation_loss=None, training_seconds=0.0)
         saved.save(5, after, validation_loss=None, training_seconds=0.0)
         saved.forget_after(3)
-        assert saved.steps() == [3]
+        assert saved.sound_steps() == [3]
     with open_state(tmp_path) as saved:
         assert saved.start == 3
         restored = saved.restore(Parts(make("fsdp")))
