@@ -113,18 +113,24 @@ class LogFile:
 def replace_file(path: Path, content: bytes) -> None:
     """Puts `content` in the place of `path` at once: a reader or a crash sees the old or the new.
 
-    Raises OSError that names the file when the disk is full; `path` is then as it was.
+    Errors that may pass are tried as those of `LogFile.append`. Raises OSError that names the file
+    when the disk is full or the last try failed; `path` is then as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise in_words(error, path) from error
+    for pause in (*_PAUSES, None):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            return
+        except OSError as error:
+            with suppress(OSError):  # it may be refused as well, and the next call writes over it
+                temporary.unlink(missing_ok=True)
+            if error.errno not in _PASSING or pause is None:
+                raise in_words(error, path) from error
+            time.sleep(pause)
 
 
 def in_words(error: OSError, path: Path) -> OSError:

@@ -36,4 +36,6 @@ def test_kill_9_at_random_moments(tmp_path, experiment):
         experiment.bytes_lost += chaos.bytes_lost(run_dir, reference, step=STEPS)
         runs.assert_same_run(run_dir, reference, step=STEPS)
         seed += 1
-    assert experiment.most_steps_again <= EVERY
+    # One interval, and as many steps again as ran while the newest save was still being written:
+    # no more than another, for the save after it would have waited.
+    assert experiment.most_steps_again <= 2 * EVERY

@@ -14,7 +14,7 @@ from . import chaos
 
 pytestmark = pytest.mark.faults
 
-STEPS, EVERY, KILLS = 300, 15, 20
+STEPS, EVERY, KILLS = 120, 10, 20
 VICTIMS = ("first", "second", "second", "first", "launcher")
 MOMENTS = ("any", "any", "any", "save", "compile")
 
