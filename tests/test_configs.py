@@ -1,12 +1,13 @@
 """The shipped configs: each is complete by itself, and together they use every option there is."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from jaxllm.commands.assembly import assemble
 from jaxllm.config import RunConfig, dump_yaml, load_config
@@ -81,12 +82,14 @@ def test_it_stands_for_a_state(name, load):
     assert all(leaf.sharding is not None for leaf in jax.tree.leaves(parts.state))
 
 
-def options(kinds, prefix="") -> Iterator[tuple[str, set[tuple[type, str]]]]:
+def options(
+    kinds: Sequence[type[BaseModel]], prefix: str = ""
+) -> Iterator[tuple[str, set[tuple[type, str]]]]:
     """Every option below sections of these kinds: its key, and (class, field) of who has it.
 
     What several kinds have alike is one option, as in `jaxllm train --help`; so is a kind.
     """
-    alike: dict[tuple[str, str], list[type]] = {}
+    alike: dict[tuple[str, str], list[type[BaseModel]]] = {}
     for kind in kinds:
         for name, field in kind.model_fields.items():
             if name != "type" or len(kinds) > 1:
