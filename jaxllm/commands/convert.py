@@ -1,6 +1,7 @@
 """`jaxllm import` and `jaxllm export`: published models in, and trained ones out."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import psutil
 
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.commands.assembly import assemble
@@ -27,14 +29,14 @@ from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
 from jaxllm.data.model_tokenizer import ModelTokenizer
+from jaxllm.hf.companions import GENERATION_FILE, write_generation
 from jaxllm.hf.model import check_empty, write_weights
 from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
 from jaxllm.hf.registry import families
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
+from jaxllm.hf.weights import num_bytes_read
 from jaxllm.models import DecoderConfig
-from jaxllm.nn.param import spec_dict
-
-GENERATION_FILE = "generation_config.json"
+from jaxllm.nn.param import Nested, spec_dict
 
 
 def import_model(source: Path, out: Path, overrides: list[str]) -> None:
@@ -57,12 +59,13 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     assert vocab_size is not None  # every config.json says it
     parts = assemble(config, layout=config.parallel.build(), vocab_size=vocab_size)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state.params)
+    _check_memory(source, parts.state.params)
     params = read_weights(
         published,
         config.model,
         specs=spec_dict(parts.model),
         shardings=shardings,
-        on_progress=console.weights_progress(published.num_bytes),
+        on_progress=console.weights_progress(num_bytes_read(parts.state.params, shardings)),
     )
     console.close()
     with _complete_or_none(out) as partial:
@@ -88,6 +91,27 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
         f"{published.family.model_type} with {parts.num_params:,} parameters is in {out}\n"
         f"next: jaxllm generate {out} --prompt '...'"
     )
+
+
+def _check_memory(source: Path, weights: Nested) -> None:
+    """ValueError unless this host can hold the weights, and the copy of them that is being saved.
+
+    On CPU devices, the weights are in the host's memory too.
+    """
+    needed = 0
+    for leaf in jax.tree.leaves(weights):
+        devices = leaf.sharding.addressable_devices
+        on_host = len([device for device in devices if device.platform == "cpu"])
+        part = math.prod(leaf.sharding.shard_shape(leaf.shape))
+        needed += (math.prod(leaf.shape) + on_host * part) * leaf.dtype.itemsize
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise ValueError(
+            f"{source}: an import keeps all weights in float32 on one host, which takes "
+            f"{needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available; let a "
+            "run start from the model itself (init_from: {type: hf, path: ...}), where each host "
+            "reads only its own part"
+        )
 
 
 def _run_config(
@@ -177,9 +201,7 @@ def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> N
         if (run_dir / GENERATION_FILE).is_file():
             shutil.copyfile(run_dir / GENERATION_FILE, partial / GENERATION_FILE)
         elif trained.tokenizer is not None:
-            stops = list(trained.tokenizer.stop_ids)
-            generation = {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
-            write_text(partial / GENERATION_FILE, json.dumps(generation, indent=2) + "\n")
+            write_generation(partial, ids=ids, stop_ids=trained.tokenizer.stop_ids)
         if trained.tokenizer is not None:
             write_tokenizer(trained.tokenizer, partial)
     console.say(f"step {trained.step} as {family.architecture} is in {out}")

@@ -9,6 +9,7 @@ from jaxllm.commands.assembly import Assembly, initial_state, state_of
 from jaxllm.commands.console import Console
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
 from jaxllm.config import RunConfig
+from jaxllm.hf.weights import num_bytes_read
 from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.training.state import TrainState
@@ -54,11 +55,12 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
         params = start.weights(natural)
     else:
         assert start is not None
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, natural)
         params = start.weights(
             _natural_model(config, parts),
             specs=spec_dict(parts.model),
-            shardings=jax.tree.map(lambda leaf: leaf.sharding, natural),
-            on_progress=console.weights_progress(parts.num_params * 4),
+            shardings=shardings,
+            on_progress=console.weights_progress(num_bytes_read(natural, shardings)),
         )
         console.close()
     return folded(params, abstract)

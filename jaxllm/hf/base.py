@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from jaxllm.hf.theirs import REQUIRED, Theirs
+from jaxllm.hf.theirs import REQUIRED, Listener, Theirs
 from jaxllm.schema import Config
 
 # Names of nonlinearities, theirs -> ours.
@@ -126,6 +127,16 @@ class Family:
         for key, value in (*read_fields(theirs, self.fields).items(), *self.read(theirs).items()):
             put(ours, key, value)
         return ours
+
+    @cached_property
+    def known_keys(self) -> frozenset[str]:
+        """The keys of a config.json that this family reads, or knows to mean nothing."""
+        theirs = Listener()
+        theirs.get("architectures", None)
+        for field in self.fields:
+            theirs.get(field.theirs, None)
+        self.read(theirs)
+        return theirs.known | self.inert
 
     def write_config(self, config: Any) -> dict[str, Any]:
         """Their config, whatever they cannot express left out."""

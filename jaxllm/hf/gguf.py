@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.hf.gguf_file import GgufFile, StoredTensor, read_gguf
-from jaxllm.hf.gguf_tokenizer import read_tokenizer
+from jaxllm.hf.gguf_tokenizer import PREFIX, read_tokenizer
 from jaxllm.hf.theirs import Theirs
 
 
@@ -108,8 +108,11 @@ class GgufModel:
         stored = {key: value for key, value in self.file.tensors.items() if key != ROPE_FACTORS}
         return {_name(key): GgufEntry(value, self._heads(key)) for key, value in stored.items()}
 
-    def tokenizer(self) -> HuggingFaceTokenizer:
-        """The tokenizer that the file describes. ValueError if it is not known, or too large."""
+    def tokenizer(self) -> HuggingFaceTokenizer | None:
+        """The tokenizer that the file describes, if it does. ValueError if it is not known, or too
+        large."""
+        if not any(key.startswith(PREFIX) for key in self.file.metadata):
+            return None
         return read_tokenizer(
             self.file.metadata, name=str(self.file.path), vocab_size=self.config["vocab_size"]
         )

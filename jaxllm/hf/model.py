@@ -4,7 +4,6 @@ B rows, T length, C channels, H height, W width.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +13,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from jaxllm.containment import contained
 from jaxllm.hf.base import Family
+from jaxllm.hf.companions import copy_companions, write_generation
 from jaxllm.hf.published import abstract_module, kept_keys, open_published, read_weights
 from jaxllm.hf.registry import family_that_expresses
-from jaxllm.hf.tensor_files import write_folder
+from jaxllm.hf.tensor_writer import write_folder
+from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.hf.weights import Progress, tensors
 from jaxllm.models.block_config import BlockConfig
 from jaxllm.nn.param import Nested, bind, spec_dict
@@ -30,20 +30,6 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-# Files beside the weights, of texts and images and of generation.
-_BESIDE = (
-    "generation_config.json",
-    "*tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
-    "vocab.*",
-    "merges.txt",
-    "*.spm",
-    "*.model",
-    "*.tiktoken",
-    "preprocessor_config.json",
-)
 
 
 class Model:
@@ -154,24 +140,29 @@ def save_model(
     """Write a folder that `transformers` opens: config.json and safetensors, in shards.
 
     What lies beside the weights in the folder that it was loaded from, tokenizer and settings of
-    generation, is copied as it is. ValueError for a folder that has something in it.
+    generation, is copied as it is; of a .gguf file both are made of its metadata. ValueError for a
+    folder that has something in it.
     """
-    folder = Path(folder)
+    folder, kept = Path(folder), kept_keys(model.published, model.config)
     check_empty(folder)
+    source, tokenizer = model.folder, None
+    if source is not None and source.is_file():  # before anything is written, as it may fail
+        tokenizer = find_tokenizer(source, vocab_size=None)
     write_weights(
         folder,
         model.config,
         model.params,
         family=model.family,
         dtype=dtype,
-        extra=kept_keys(model.published, model.config),
+        extra=kept,
         max_shard_bytes=max_shard_bytes,
         on_progress=on_progress,
     )
-    if model.folder is not None and model.folder.is_dir():
-        for pattern in _BESIDE:
-            for path in sorted(model.folder.glob(pattern)):
-                shutil.copyfile(contained(model.folder, path.name), folder / path.name)
+    if tokenizer is not None:
+        write_tokenizer(tokenizer, folder)
+        write_generation(folder, ids=kept, stop_ids=tokenizer.stop_ids)
+    elif source is not None and source.is_dir():
+        copy_companions(source, folder)
 
 
 def check_empty(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """A published model that is open: what its files say, none of its weights read yet."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +34,6 @@ class Published(NamedTuple):
     family: Family
     config: Any
     tensors: Mapping[str, Stored]
-
-    @property
-    def num_bytes(self) -> int:
-        """What a load reads, in float32."""
-        return 4 * sum(math.prod(entry.shape) for entry in self.tensors.values())
 
 
 def open_published(path: Path) -> Published:

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from jaxllm.hf.base import Family
+from jaxllm.hf.block_scales import KEY as SCALES
+from jaxllm.hf.theirs import unknown_keys
 
 # In the order in which a model is offered to them for export.
 _MODULES = (
@@ -46,9 +48,17 @@ def family_of(raw: Mapping[str, Any], *, name: str) -> Family:
     if not isinstance(model_type, str) or model_type not in known:
         raise ValueError(
             f"{name}: model_type={model_type!r} (architectures: {raw.get('architectures')}) is not "
-            f"known here; known are {', '.join(sorted(known))}"
+            f"known here; known are {', '.join(sorted(known))}" + _foreign_keys(raw)
         )
     return known[model_type]
+
+
+def _foreign_keys(raw: Mapping[str, Any]) -> str:
+    """The keys of a config.json that no family reads, for an error; of many the first."""
+    read = {key for family in families().values() for key in family.known_keys}
+    keys = unknown_keys(raw, read | {SCALES})
+    more = [f"and {len(keys) - 20} more"] if keys[20:] else []
+    return f"; of its keys no family has {', '.join([*keys[:20], *more])}" if keys else ""
 
 
 def family_that_expresses(config: Any, *, first: Family | None = None) -> Family:

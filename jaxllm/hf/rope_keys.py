@@ -36,15 +36,17 @@ def read_scaling(
 ) -> dict[str, Any] | None:
     """Our rope_scaling from what is left of their section; ValueError for an unknown kind.
 
-    default_original: the context before scaling where nothing says; None is the whole one.
+    default_original: the context before scaling where no key beside the section says it. None is
+    that of the section, or the whole one.
     """
     kind = keys.pop("rope_type", keys.pop("type", "default"))
     keys.pop("type", None)
     keys.pop("finetuned", None)  # whether it was, which changes nothing
     length = theirs.size("max_position_embeddings")
     inner = keys.pop("original_max_position_embeddings", None)
-    original = theirs.get("original_max_position_embeddings", None) or inner
-    original = original or default_original or length
+    # As in transformers, a family's default comes before the section's own.
+    beside = theirs.get("original_max_position_embeddings", default_original)
+    original = beside or inner or length
     readers = {"linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _long, "su": _long}
     if kind == "default":
         if keys:
@@ -100,8 +102,7 @@ def _yarn(keys: dict[str, Any], original: int, length: int) -> dict[str, Any]:
 
 
 def _long(keys: dict[str, Any], original: int, length: int) -> dict[str, Any]:
-    factor = keys.pop("factor", None)
-    factor = length / original if original != length or factor is None else factor
+    factor = keys.pop("factor", None) or length / original
     amplitude = keys.pop("attention_factor", None)
     if amplitude is None:
         long = factor > 1.0

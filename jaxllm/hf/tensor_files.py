@@ -1,4 +1,4 @@
-"""Weights on disk in the safetensors format, read where they lie and written as they come.
+"""Weights on disk in the safetensors format, read where they lie.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON: name -> dtype,
 shape, first and last byte of the data) and the data, row-major. It is mapped rather than read, so
@@ -11,7 +11,6 @@ import math
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ import numpy as np
 from jaxllm.containment import contained
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_DTYPES: dict[str, Any] = {
+DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -35,7 +34,6 @@ _DTYPES: dict[str, Any] = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
 }
 _WEIGHTS = ("F64", "F32", "F16", "BF16")
-_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 
 
@@ -63,12 +61,12 @@ class Entry(NamedTuple):
 
     def array(self) -> np.ndarray:
         """The tensor, mapped. ValueError for a dtype that numpy has no word for."""
-        if self.dtype not in _DTYPES:
+        if self.dtype not in DTYPES:
             raise ValueError(
-                f"{self.file} has tensors of {self.dtype}; only {', '.join(_DTYPES)} are read, so "
+                f"{self.file} has tensors of {self.dtype}; only {', '.join(DTYPES)} are read, so "
                 "convert the checkpoint first"
             )
-        dtype = np.dtype(_DTYPES[self.dtype])
+        dtype = np.dtype(DTYPES[self.dtype])
         if 0 in self.shape:
             return np.zeros(self.shape, dtype)
         return np.memmap(self.file, dtype, mode="r", offset=self.start, shape=self.shape)
@@ -167,8 +165,8 @@ def _range(file: Path, name: str, entry: Any) -> tuple[int, int]:
         )
     first, last = offsets
     # Types that are not known here are refused when they are read.
-    if dtype in _DTYPES:
-        expected = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    if dtype in DTYPES:
+        expected = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
         if last - first != expected:
             raise ValueError(
                 f"{file} is damaged: {name} of {dtype} and shape {reprlib.repr(shape)} needs "
@@ -216,91 +214,3 @@ def _why_none(folder: Path) -> str:
             "program when they are opened; convert them to safetensors first"
         )
     return f"{folder} has no weights: neither {SINGLE} nor {INDEX}"
-
-
-class Tensor(NamedTuple):
-    """A tensor to write. make: computes it when its turn comes."""
-
-    name: str
-    shape: tuple[int, ...]
-    make: Callable[[], np.ndarray]
-
-
-def write_folder(
-    folder: Path,
-    tensors: Iterable[Tensor],
-    *,
-    dtype: np.dtype,
-    max_shard_bytes: int = 5 * 10**9,
-    on_progress: Callable[[int], None] | None = None,
-) -> None:
-    """Write tensors in one file, or in several of about `max_shard_bytes` with an index.
-
-    One tensor at a time is in memory. on_progress: called with the bytes of each.
-    """
-    shards = _shards(tensors, dtype.itemsize, max_shard_bytes)
-    for number, shard in enumerate(shards, start=1):
-        _write_file(folder / _shard_name(number, len(shards)), shard, dtype, on_progress)
-    if len(shards) > 1:
-        named = {
-            tensor.name: _shard_name(number, len(shards))
-            for number, shard in enumerate(shards, start=1)
-            for tensor in shard
-        }
-        total = sum(_size(tensor, dtype.itemsize) for shard in shards for tensor in shard)
-        index = {"metadata": {"total_size": total}, "weight_map": named}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _shards(tensors: Iterable[Tensor], itemsize: int, limit: int) -> list[list[Tensor]]:
-    shards: list[list[Tensor]] = [[]]
-    room = limit
-    for tensor in tensors:
-        size = _size(tensor, itemsize)
-        if size > room and shards[-1]:
-            shards.append([])
-            room = limit
-        shards[-1].append(tensor)
-        room -= size
-    return shards
-
-
-def _size(tensor: Tensor, itemsize: int) -> int:
-    return int(np.prod(tensor.shape)) * itemsize
-
-
-def _shard_name(number: int, total: int) -> str:
-    return SINGLE if total == 1 else f"model-{number:05}-of-{total:05}.safetensors"
-
-
-def _write_file(
-    file: Path,
-    tensors: list[Tensor],
-    dtype: np.dtype,
-    on_progress: Callable[[int], None] | None,
-) -> None:
-    # Readers in other languages check the key; the data begin at a multiple of 8 bytes.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for tensor in tensors:
-        end = at + _size(tensor, dtype.itemsize)
-        header[tensor.name] = {
-            "dtype": _NAMES[dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [at, end],
-        }
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as opened:
-        opened.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors:
-            array = np.asarray(tensor.make(), dtype, order="C")  # without a new dimension
-            assert array.shape == tensor.shape, (tensor.name, array.shape)
-            opened.write(array.tobytes())
-            if on_progress is not None:
-                on_progress(array.nbytes)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(partial, file)

@@ -1,6 +1,6 @@
 """A config.json of theirs, read so that nothing in it is ignored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 REQUIRED: Any = object()
@@ -112,13 +112,42 @@ class Theirs:
 
     def check_all_read(self, inert: frozenset[str]) -> None:
         """ValueError that names every key that nothing has read."""
-        unread = set(self._raw) - self._known - inert - INERT
-        # A key that is null says nothing.
-        says_nothing = {key for key in unread if self._raw[key] in (None, OFF.get(key))}
-        unknown = sorted(unread - says_nothing)
+        unknown = unknown_keys(self._raw, self._known | inert)
         if unknown:
             raise ValueError(
                 f"{self._name} has keys that mean nothing here: "
                 + ", ".join(f"{key}={self._raw[key]!r}" for key in unknown)
                 + "; remove those that do not change what the network computes"
             )
+
+
+class Listener(Theirs):
+    """A config.json without keys, which refuses nothing: what a family asks for is its known keys.
+
+    A number that must be there is 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({}, name="config.json")
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The keys that were asked for."""
+        return frozenset(self._known)
+
+    def get(self, key: str, default: Any = REQUIRED) -> Any:
+        self._known.add(key)
+        return 1 if default is REQUIRED else default
+
+    def section(self, *keys: str) -> "Theirs":
+        self._known.update(keys)
+        return Listener()
+
+    def refuse(self, why: str) -> None:
+        pass
+
+
+def unknown_keys(raw: Mapping[str, Any], known: Set[str]) -> list[str]:
+    """The keys of a config.json that are neither known nor without a meaning; null says nothing."""
+    unread = raw.keys() - known - INERT
+    return sorted(key for key in unread if raw[key] not in (None, OFF.get(key)))

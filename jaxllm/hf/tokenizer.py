@@ -13,7 +13,7 @@ __all__ = ["find_tokenizer", "write_tokenizer"]
 def find_tokenizer(
     folder: Path | str, *, vocab_size: int | None, split: str | None = None
 ) -> ModelTokenizer | None:
-    """The tokenizer of a model's folder, or of its .gguf file; None when the folder has none.
+    """The tokenizer of a model's folder, or of its .gguf file; None when there is none.
 
     vocab_size: rows of the model's embedding, which the tokenizer must not exceed. split: where a
     tiktoken vocabulary splits text, if neither config.json nor the file's name says: llama3, qwen2,

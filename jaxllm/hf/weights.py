@@ -1,6 +1,7 @@
 """Weights between a checkpoint of theirs and the nested dicts of ours, by a family's table."""
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from jaxllm.hf.base import Row
-from jaxllm.hf.tensor_files import Tensor
+from jaxllm.hf.tensor_writer import Tensor
 from jaxllm.hf.view import Index, View, view
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.axes import WeightSpec
@@ -104,6 +105,19 @@ def _placed(
         places = [SingleDeviceSharding(one, memory_kind=sharding.memory_kind) for one in holders]
         arrays += jax.block_until_ready([jax.device_put(part, place) for place in places])
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def num_bytes_read(shapes: Nested, shardings: Nested, *, dtype: np.dtype = FLOAT32) -> int:
+    """The bytes of weights that this process reads, each part of them once: its progress in all.
+
+    shapes: leaves with a shape, in the order of the shardings.
+    """
+    total = 0
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    for leaf, sharding in leaves:
+        parts = set(map(str, sharding.addressable_devices_indices_map(leaf.shape).values()))
+        total += len(parts) * math.prod(sharding.shard_shape(leaf.shape))
+    return total * dtype.itemsize
 
 
 class _Reader:

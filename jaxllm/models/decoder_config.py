@@ -158,7 +158,8 @@ class DecoderConfig(BlockConfig):
         if self.vocab_size < tokenizer_size:
             raise ValueError(
                 f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} "
-                "tokens; raise it or leave it null"
+                "tokens; where published weights set it (init_from, an import) use the tokenizer "
+                "of this model, else raise it or leave it null"
             )
         return self.vocab_size
 

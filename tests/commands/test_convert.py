@@ -1,8 +1,10 @@
 """Published models in, trained ones out, and training that starts from them."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -274,6 +276,21 @@ def test_a_vocabulary_that_tensor_does_not_divide_says_what_does(published, tmp_
             import_model(folder, tmp_path / "run", options)
 
 
+def test_weights_that_this_host_cannot_hold_are_not_imported(published, tmp_path, monkeypatch):
+    """Weights on CPU devices are in its memory too: once where they are cut, and else on each."""
+    num_bytes = 4 * sum(math.prod(entry.shape) for entry in read_folder(published).values())
+
+    def available(times):
+        memory = SimpleNamespace(available=int(times * num_bytes))
+        monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+
+    available(8.9)  # eight devices, and the copy that is saved
+    with pytest.raises(ValueError, match=r"all weights in float32 on one host.*init_from"):
+        import_model(published, tmp_path / "run", ["parallel.layout=replicated"])
+    assert list(tmp_path.iterdir()) == []
+    import_model(published, tmp_path / "run", ["parallel.layout=fsdp"])
+
+
 def test_numbers_that_are_not_finite_are_not_imported(tmp_path):
     folder = recorded("llama1").write(tmp_path / "model")
     theirs = dict(recorded("llama1").theirs)
@@ -334,6 +351,13 @@ def test_a_start_that_does_not_fit_leaves_no_run(started, tmp_path):
         assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"layers\.2\.input_layernorm\.weight: missing"):
         train(load_config(started, ["model.num_layers=3"]), dry_run=True)
+
+
+def test_a_tokenizer_larger_than_published_weights_says_what_helps(started, tmp_path):
+    text = started.read_text().replace("vocab_size: 60", f"vocab_size: {VOCAB + 1}")
+    started.write_text(text)
+    with pytest.raises(ValueError, match=r"vocab_size is 264, .* has 265 .* of this model"):
+        runs.start(started, tmp_path / "run")
 
 
 def test_a_run_goes_on_without_what_it_started_from(started, tmp_path):

@@ -112,6 +112,7 @@ def write(path, raw, tensors, *, metadata=None, kind="F32"):
     """A file, and its tensors by llama.cpp's names: (type, blocks)."""
     writer = gguf.GGUFWriter(path, raw["model_type"])
     adders = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+    adders |= {bool: writer.add_bool, list: writer.add_array}
     for key, value in (keys(raw) if metadata is None else metadata).items():
         adders[type(value)](key, value)
     blocks = {name: quantised(values, Type[kind]) for name, values in tensors.items()}

@@ -12,7 +12,8 @@ import pytest
 from tiny import fast
 
 from jaxllm.hf.registry import family_that_expresses
-from jaxllm.hf.tensor_files import read_folder, write_folder
+from jaxllm.hf.tensor_files import read_folder
+from jaxllm.hf.tensor_writer import write_folder
 from jaxllm.hf.weights import load, tensors
 from jaxllm.models.encoder_config import EncoderConfig
 from jaxllm.nn.param import bind

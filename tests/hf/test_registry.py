@@ -5,6 +5,7 @@ import tiny
 
 from jaxllm.hf.published import open_published, read_published
 from jaxllm.hf.registry import families, family_of, family_that_expresses
+from jaxllm.hf.theirs import unknown_keys
 
 from . import test_decoders, test_encoder_decoders, test_encoders
 from .published import names, published, read
@@ -24,6 +25,65 @@ def test_every_recorded_model_is_compared():
 
 def test_an_unknown_architecture_lists_the_known_ones():
     refuse("llama1", "model_type='rwkv'.*known are.*deepseek_v3.*llama.*qwen3", model_type="rwkv")
+
+
+def test_an_unknown_architecture_names_the_keys_that_no_family_has():
+    """Those of any family are known, and so are those that say nothing, or nothing yet."""
+    raw = {"model_type": "rwkv", "time_mix_rank": 4, "decay": 2, "use_cache": True, "later": None}
+    raw |= {"n_routed_experts": 8, "layer_types": ["x"], "text_config": {}, "rope_scaling": {}}
+    with pytest.raises(ValueError, match=r"of its keys no family has decay, time_mix_rank$"):
+        family_of(raw, name="config.json")
+    raw = {"model_type": "rwkv", **{f"key_{number:02}": 1 for number in range(25)}}
+    with pytest.raises(ValueError, match=r"has key_00, .*key_19, and 5 more$"):
+        family_of(raw, name="config.json")
+    with pytest.raises(ValueError, match=r"vit$"):
+        family_of({"model_type": "rwkv"}, name="config.json")
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_family_knows_every_key_that_its_models_have(name):
+    raw = read(name)
+    assert unknown_keys(raw, families()[raw["model_type"]].known_keys) == []
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "qwen3_moe"])
+def test_a_window_without_a_size_has_that_of_transformers(name):
+    raw = {**read(name), "use_sliding_window": True, "max_window_layers": 0}
+    raw = {key: value for key, value in raw.items() if key not in ("sliding_window", "layer_types")}
+    config = family_of(raw, name="config.json").read_config(raw)
+    assert (config.window, set(config.windowed_layers)) == (4096, {True})
+    raw["sliding_window"] = None  # which transformers takes for none
+    assert family_of(raw, name="config.json").read_config(raw).window is None
+
+
+def test_the_context_before_scaling_of_phi3_is_the_key_beside_the_section_or_4096():
+    """As in transformers 5, which there never looks into the section; for others it does."""
+    raw = {**read("phi3_longrope"), "max_position_embeddings": 8192}
+    rope = {**raw["rope_parameters"], "original_max_position_embeddings": 1024}
+    rope.pop("attention_factor", None)
+    raw["rope_parameters"] = rope
+    read_config = families()["phi3"].read_config
+    raw["original_max_position_embeddings"] = 512
+    assert read_config(raw).rope_scaling.original_length == 512
+    del raw["original_max_position_embeddings"]
+    scaling = read_config(raw).rope_scaling
+    assert scaling.original_length == 4096
+    assert scaling.amplitude == pytest.approx((1 + 1 / 12) ** 0.5)  # 8192 is twice 4096 = 2^12
+    # A factor that is given counts, whatever the lengths say.
+    raw["rope_parameters"] = {**rope, "factor": 16.0}
+    assert read_config(raw).rope_scaling.amplitude == pytest.approx((1 + 4 / 12) ** 0.5)
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16}
+    llama = {**read("llama1"), "rope_parameters": {**yarn, "rope_theta": 1e4}}
+    assert families()["llama"].read_config(llama).rope_scaling.original_length == 16
+
+
+def test_a_missing_number_of_experts_has_the_name_that_its_family_gives_it():
+    raw = read("deepseek_v3")
+    count = raw.pop("n_routed_experts")
+    read_config = families()["deepseek_v3"].read_config
+    with pytest.raises(ValueError, match="has no 'n_routed_experts'"):
+        read_config(raw)
+    assert read_config({**raw, "num_local_experts": count}).moe.num_experts == count
 
 
 def test_an_unknown_key_is_named():

@@ -9,14 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from jaxllm.containment import contained
 from jaxllm.data.tokenizer_folder import TokenizerFolder
-from jaxllm.hf.tensor_files import (
-    INDEX,
-    SINGLE,
-    Tensor,
-    read_file,
-    read_folder,
-    write_folder,
-)
+from jaxllm.hf.tensor_files import INDEX, SINGLE, read_file, read_folder
+from jaxllm.hf.tensor_writer import Tensor, write_folder
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -17,6 +17,7 @@ from jaxllm.hf.registry import families
 from .published import GOLDEN, grad_norms, names, published, read
 
 ROOT = Path(__file__).parents[2]
+TOKENIZERS = ROOT / "tests" / "golden" / "hf_tokenizers"
 PYTHON = Path(os.environ.get("JAXLLM_HF_PYTHON", ROOT / ".venv-hf" / "bin" / "python"))
 
 pytestmark = [
@@ -59,3 +60,17 @@ def test_what_is_recorded_is_what_it_computes(tmp_path):
             again = json.loads(str(anew["grad_norms"]))[tensor]
             assert again == pytest.approx(norm, rel=1e-6, abs=1e-9), (name, tensor)
     assert GOLDEN.is_dir()
+
+
+def test_what_is_recorded_of_tokenizers_is_what_they_give(tmp_path):
+    code, text = script("hf_tokenizer_reference.py", "--out", tmp_path, "--files", TOKENIZERS)
+    assert code == 0, text
+    recorded = sorted(path.relative_to(TOKENIZERS) for path in TOKENIZERS.glob("*/reference.json"))
+    recorded += [Path("texts.json"), Path("chat_templates.json")]
+    assert len(recorded) > 15
+    for name in recorded:
+        ours, theirs = (
+            json.loads((folder / name).read_text()) for folder in (TOKENIZERS, tmp_path)
+        )
+        assert ours == theirs, name
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in TOKENIZERS.iterdir()}

@@ -1,6 +1,7 @@
 """Weights that are not as the config says, and weights read straight to where they live."""
 
 import json
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from jaxllm.hf.model import load_model, save_model
 from jaxllm.hf.published import kept_keys
+from jaxllm.hf.weights import num_bytes_read
 from jaxllm.nn.param import spec_dict
 from jaxllm.parallel.layouts import weight_shardings
 from jaxllm.parallel.mesh import ParallelConfig
@@ -188,3 +190,37 @@ def test_names_of_other_classes_are_not_kept():
     assert kept_keys({"id2label": {"0": "a"}, "bos_token_id": 3}, published("llama1").config) == {
         "bos_token_id": 3
     }
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "replicated"])
+def test_progress_ends_at_what_is_read(kind):
+    case, done = published("bert_pooler"), []
+    sizes = {"tensor": 1} | ({"fsdp": 2, "data": 4} if kind == "fsdp" else {})
+    shardings = weight_shardings(ParallelConfig(layout=kind, **sizes).build(), case.specs)
+    case.load(shardings=shardings, on_progress=done.append)
+    whole = sum(values.nbytes for values in case.theirs.values())
+    assert sum(done) == num_bytes_read(case.specs, shardings) == whole
+
+
+@dataclass
+class OfOneHost:
+    """A sharding of which this host has only the first of its devices."""
+
+    whole: jax.sharding.Sharding
+
+    def addressable_devices_indices_map(self, shape):
+        return dict(list(self.whole.devices_indices_map(shape).items())[:1])
+
+    def shard_shape(self, shape):
+        return self.whole.shard_shape(shape)
+
+
+def test_progress_of_one_host_is_of_its_own_part():
+    mesh = jax.make_mesh((8,), ("x",))
+    cut, same = (
+        OfOneHost(jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axis)))
+        for axis in ("x", None)
+    )
+    shapes = {name: jax.ShapeDtypeStruct((16, 3), np.float32) for name in "ab"}
+    # The rows of one device of eight, and all of what each device has; 4 bytes each.
+    assert num_bytes_read(shapes, {"a": cut, "b": same}) == 4 * (2 * 3 + 16 * 3)

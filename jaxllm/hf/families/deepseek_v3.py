@@ -75,15 +75,17 @@ def _read(theirs: Theirs) -> dict[str, Any]:
     theirs.expect("topk_method", "noaux_tc", default="noaux_tc")
     theirs.expect("moe_layer_freq", 1)
     theirs.expect("num_key_value_heads", theirs.get("num_attention_heads"), None)
-    theirs.given("num_local_experts", "n_routed_experts")
-    return read_rope(theirs)
+    count = theirs.given("n_routed_experts", "num_local_experts")
+    return {**read_rope(theirs), "moe.num_experts": count}
 
 
 def _write(config: DecoderConfig) -> dict[str, Any]:
     latent = config.latent
     assert latent is not None
+    assert config.moe is not None
     return {
         **write_rope(config),
+        "n_routed_experts": config.moe.num_experts,
         "num_key_value_heads": config.num_heads,
         "qk_head_dim": latent.plain_dim + latent.rope_dim,
         "head_dim": latent.rope_dim,
@@ -109,7 +111,6 @@ FAMILY = Family(
         Field("latent.plain_dim", "qk_nope_head_dim", 128),
         Field("latent.rope_dim", "qk_rope_head_dim", 64),
         Field("latent.value_dim", "v_head_dim", 128),
-        Field("moe.num_experts", "n_routed_experts", 256),
         Field("moe.num_shared_experts", "n_shared_experts", 1),
         Field("moe.num_dense_layers", "first_k_dense_replace", 3),
         Field("moe.expert_dim", "moe_intermediate_size", 2048),

@@ -28,7 +28,7 @@ def _read(theirs: Theirs) -> dict[str, Any]:
     theirs.expect("use_qk_norm", True)
     theirs.get("max_window_layers", None)
     is_windowed = theirs.get("use_sliding_window", False)
-    window = theirs.get("sliding_window", None)
+    window = theirs.get("sliding_window", 4096)
     return {
         **read_heads(theirs, default_kv=4),
         **read_rope(theirs),
