@@ -1,5 +1,6 @@
 """What several processes agree on around a checkpoint. Everything here passes with one process."""
 
+import errno
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,32 @@ def gathered(text: str) -> list[str]:
     with jax.transfer_guard("allow"):  # the training loop forbids what is not explicit
         rows = multihost_utils.process_allgather(row)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in np.asarray(rows)]
+
+
+def together[T](act: Callable[[], T]) -> T:
+    """What `act` gives; the same OSError on every process where it raises one on any.
+
+    All call it, on the main thread. One that went on alone would wait for ever for the others.
+    """
+    result, refusal = None, None
+    try:
+        result = act()
+    except OSError as error:
+        refusal = error
+    own = "" if refusal is None else f"{refusal.errno or errno.EIO} {_words(refusal)}"
+    told = gathered(own)
+    rank = next((rank for rank, text in enumerate(told) if text), None)
+    if rank is None:
+        return result  # type: ignore[return-value]  # nothing was refused here either
+    if refusal is not None and rank == jax.process_index():
+        raise refusal
+    code, _, words = told[rank].partition(" ")
+    raise OSError(int(code), f"process {rank} says: {words}") from refusal
+
+
+def _words(error: OSError) -> str:
+    where = "" if error.filename is None else f" ({error.filename})"
+    return f"{error.strerror or error}{where}"
 
 
 class AnotherFailed(Exception):

@@ -31,6 +31,8 @@ TRANSIENT = frozenset(
 
 def system_error(error: BaseException) -> int | None:
     """The errno behind an error, which TensorStore has in the text of a ValueError; else None."""
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return errno.ETIMEDOUT  # Orbax's own, by the time of day: a clock that jumped is enough
     if isinstance(error, OSError):
         return error.errno
     if not isinstance(error, ValueError):

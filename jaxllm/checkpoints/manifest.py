@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 MANIFEST_FILE = "MANIFEST"
 _THREADS = 8  # hashlib lets go of the interpreter lock, and a network file system answers late
+_MISSING = "is missing"
 _SMALL = 1 << 20  # bytes; above them a shallow look reads no content
 
 
@@ -31,6 +32,11 @@ class Damage(NamedTuple):
 
     file: str
     problem: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the file is not there, which a network file system may say of one that is."""
+        return self.problem.startswith(_MISSING)
 
     def __str__(self) -> str:
         return f"{self.file} {self.problem}"
@@ -94,7 +100,7 @@ def _read_manifest(folder: Path) -> dict[str, Entry] | Damage:
     try:
         content = (folder / MANIFEST_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return Damage(MANIFEST_FILE, "is missing; the rest is not complete, or half gone")
+        return Damage(MANIFEST_FILE, f"{_MISSING}; the rest is not complete, or half gone")
     digest, _, body = content.partition(b"\n")
     if digest != hashlib.sha256(body).hexdigest().encode():
         return Damage(MANIFEST_FILE, "is not as it was saved")
@@ -111,7 +117,7 @@ def _problem(path: Path, expected: Entry, *, is_deep: bool) -> str | None:
         if (is_deep or expected.size <= _SMALL) and _entry(path) != expected:
             return "has other content than was saved"
     except (FileNotFoundError, NotADirectoryError):
-        return "is missing"
+        return _MISSING
     return None
 
 

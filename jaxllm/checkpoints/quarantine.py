@@ -6,11 +6,15 @@ from pathlib import Path
 
 import jax
 
-from jaxllm.checkpoints.agreement import gathered
+from jaxllm.checkpoints.agreement import gathered, together
 from jaxllm.checkpoints.commit import TEMPORARY, remove_temporary
 from jaxllm.checkpoints.corrupt import CheckpointCorrupt
 from jaxllm.checkpoints.faults import read_with_patience
 from jaxllm.checkpoints.manifest import Damage, find_damage
+
+# Seconds between looks at files that are missing. Clients of a network file system hold on to what
+# they know of a directory, for up to a minute.
+LATE_VIEW = (1.0, 10.0, 50.0)
 
 QUARANTINE = "quarantine"  # beside the checkpoints; no step has such a name
 
@@ -28,25 +32,29 @@ def shared_damage(folder: Path, step: int, *, sleep: Callable[[float], None]) ->
     All processes call it and get the same answer: one that was restored on some of them alone
     would be two runs in one. OSError on all of them if one cannot read.
     """
-    own, refusal = None, None
-    try:
-        own = read_with_patience(
-            lambda: find_damage(
-                folder / str(step), share=jax.process_index(), shares=jax.process_count()
-            ),
-            folder,
-            sleep=sleep,
-        )
-    except OSError as error:
-        refusal = error
-    told = gathered("\n".join(own) if own else "" if refusal is None else f"\n{refusal}")
-    if refusal is not None:
-        raise refusal
-    found = [Damage(*text.split("\n", 1)) for text in told if text]
-    refused = [damage.problem for damage in found if not damage.file]
-    if refused:
-        raise OSError(f"another process says: {refused[0]}")
-    return found[0] if found else None
+    share, shares = jax.process_index(), jax.process_count()
+
+    def look() -> list[Damage]:
+        damage = find_damage(folder / str(step), share=share, shares=shares)
+        return [] if damage is None else [damage]
+
+    own = together(lambda: _sure_of(look, folder, sleep=sleep))
+    told = gathered("\n".join(own[0]) if own else "")
+    return next((Damage(*text.split("\n", 1)) for text in told if text), None)
+
+
+def _sure_of(
+    look: Callable[[], list[Damage]], folder: Path, *, sleep: Callable[[float], None]
+) -> list[Damage]:
+    """What `look` finds. Where it is that something is missing, which another process may have
+    written, it looks again after pauses."""
+    pauses = LATE_VIEW if jax.process_count() > 1 else ()
+    for pause in (*pauses, None):
+        found = read_with_patience(look, folder, sleep=sleep)
+        if pause is None or not any(damage.is_missing for damage in found):
+            return found
+        sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def keep_sound(
@@ -90,27 +98,34 @@ def keep_sound(
 
 
 def discard(folder: Path, steps: list[int]) -> None:
-    """Delete checkpoints, the newest first; a kill leaves each whole or none by its name.
+    """Delete what there is of checkpoints, the newest first; a kill leaves each whole or none.
 
-    All processes call it together.
+    All processes call it together; OSError on all of them.
     """
-    if jax.process_index() == 0:
-        for step in sorted(steps, reverse=True):
+
+    def remove() -> None:
+        there = step_folders(folder) if jax.process_index() == 0 else []
+        for step in sorted({*steps} & {*there}, reverse=True):
             (folder / str(step)).rename(folder / f"{step}{TEMPORARY}")
             remove_temporary(folder, step)
-    gathered("")
+
+    together(remove)
 
 
 def _damages_at_a_glance(
     folder: Path, *, below: int, sleep: Callable[[float], None]
 ) -> dict[int, Damage]:
-    steps = [step for step in step_folders(folder) if step < below]
+    found: dict[int, Damage] = {}
 
-    def look() -> dict[int, Damage | None]:
-        return {step: find_damage(folder / str(step), is_deep=False) for step in steps}
+    def look() -> list[Damage]:
+        steps = [step for step in step_folders(folder) if step < below]
+        looked = {step: find_damage(folder / str(step), is_deep=False) for step in steps}
+        found.clear()
+        found.update((step, damage) for step, damage in looked.items() if damage is not None)
+        return list(found.values())
 
-    found = read_with_patience(look, folder, sleep=sleep)
-    return {step: damage for step, damage in found.items() if damage is not None}
+    _sure_of(look, folder, sleep=sleep)
+    return found
 
 
 def _agreed_steps(folder: Path) -> list[int]:

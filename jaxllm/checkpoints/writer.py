@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxllm.checkpoints.agreement import AnotherFailed, SaveBarriers, gathered
+from jaxllm.checkpoints.agreement import AnotherFailed, SaveBarriers, gathered, together
 from jaxllm.checkpoints.commit import digest_own_files, remove_temporary, temporary_name
 from jaxllm.checkpoints.faults import (
     PAUSES,
@@ -168,24 +168,37 @@ class CheckpointWriter:
             if code == 0:
                 self._flight, self._refusal, self._num_lost = None, None, 0
                 return
+            self._flight = None
             self._clean_up_after(flight.step)
             if pause is None or code not in TRANSIENT or not can_be_repeated:
-                self._flight, self._refusal = None, None
+                self._refusal = None
                 self._num_lost += 1
                 self._may_pass = code in TRANSIENT and not can_be_repeated
                 raise not_written(code, self._folder) from problem
             self._sleep(pause)
+            self._flight = flight
             problem = self._start(flight)
 
     def _clean_up_after(self, step: int) -> None:
+        """Remove what a failed save left. OSError without a number, on every process, where that
+        is refused: then no later save can begin, and the run ends whatever it does about others.
+        """
         self._has_failed = True
         _close(self.manager)
-        if jax.process_index() == 0:
-            remove_temporary(self._folder, step)
-        # A network file system can rename and yet say that it did not.
-        discard(self._folder, [step] if (self._folder / str(step)).exists() else [])
-        # The manager has forgotten the checkpoints that this save would have replaced.
-        self.manager = read_with_patience(self._make_manager, self._folder, sleep=self._sleep)
+        try:
+            if jax.process_index() == 0:
+                remove_temporary(self._folder, step)
+            # A network file system can rename and yet say that it did not.
+            discard(self._folder, [step])
+            # The manager has forgotten the checkpoints that this save would have replaced.
+            self.manager = together(
+                lambda: read_with_patience(self._make_manager, self._folder, sleep=self._sleep)
+            )
+        except OSError as error:
+            raise OSError(
+                f"{self._folder}: after a save that failed, the checkpoints could not be opened "
+                f"again: {error}. See to the file system and run the same command again"
+            ) from error
 
     def _start(self, flight: Flight) -> Exception | None:
         """Hand a save to Orbax; what the system refused, if it did so at once."""
@@ -239,10 +252,12 @@ class CheckpointWriter:
         return agreed, all(text.endswith("1") for text in told)
 
     def _check_space(self, arrays: Any) -> None:
-        """OSError unless the disk has room: Orbax would fail midway, among pages of tracebacks."""
+        """OSError, on every process, unless the disk has room: Orbax would fail midway."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        usage = read_with_patience(
-            lambda: shutil.disk_usage(self._folder), self._folder, sleep=self._sleep
+        usage = together(
+            lambda: read_with_patience(
+                lambda: shutil.disk_usage(self._folder), self._folder, sleep=self._sleep
+            )
         )
         free = min(int(text) for text in gathered(str(usage.free)))
         if free < needed:

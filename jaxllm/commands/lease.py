@@ -22,6 +22,10 @@ LEASE_FILE = ".lease"
 _NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _TICK = 0.1  # seconds between two tries
 
+# Seconds that a lock of another machine is waited for. The server of a network file system keeps
+# the lock of a host that died until that host's own lease ends, after 90 seconds or more.
+ELSEWHERE = 180.0
+
 
 class Owner(NamedTuple):
     """Who has a lease."""
@@ -60,6 +64,12 @@ class Owner(NamedTuple):
         return json.dumps({**self._asdict(), **more}).encode() + b"\n"
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a process of another machine, or of this one before it booted."""
+        boot, ours = self.machine.split(" ")[0], _machine().split(" ")[0]
+        return boot != ours if boot and ours else self.host != socket.gethostname()
+
+    @property
     def is_dead(self) -> bool:
         """Whether this machine knows that the process is gone; False where it cannot know."""
         if not self.machine or self.machine != _machine():
@@ -79,8 +89,7 @@ class Owner(NamedTuple):
 class Hold(Protocol):
     """One way to have a lease."""
 
-    @property
-    def is_surely_held(self) -> bool: ...
+    def is_surely_held(self, waited: float) -> bool: ...
 
     def try_to_take(self) -> bool: ...
 
@@ -96,7 +105,8 @@ class RunLease:
 
     Only the first process of a run takes it. Entering raises ValueError if another run has it
     still after `patience` seconds: the processes of a run that is started again may take a moment
-    to die. OSError for what the system refuses.
+    to die. One on another machine is waited for longer, see `ELSEWHERE`. OSError for what the
+    system refuses.
     """
 
     def __init__(self, run_dir: Path, *, patience: float = 10.0) -> None:
@@ -126,11 +136,12 @@ class RunLease:
             self._hold = None
 
     def _wait_for(self, hold: Hold) -> None:
-        end = time.monotonic() + self._patience
+        began = time.monotonic()
         is_told = False
         while not hold.try_to_take():
             owner = hold.owner() or "another process"
-            if time.monotonic() >= end and hold.is_surely_held:
+            waited = time.monotonic() - began
+            if waited >= self._patience and hold.is_surely_held(waited):
                 raise ValueError(
                     f"run_dir {self._run_dir} is in use by {owner}; "
                     "wait for its end, stop it, or give another run_dir"
@@ -170,10 +181,13 @@ class Lock:
         _held.add(self)
         return True
 
-    @property
-    def is_surely_held(self) -> bool:
-        """The kernel would have freed the lock of a process that ended."""
-        return True
+    def is_surely_held(self, waited: float) -> bool:
+        """Whether the lock would be free if its owner had ended, after seconds of waiting.
+
+        This machine's kernel frees it at once, the server that other machines share may take long.
+        """
+        owner = self.owner()
+        return owner is None or not owner.is_elsewhere or waited >= ELSEWHERE
 
     def start(self) -> None:
         """Nothing has to be done to keep a lock."""

@@ -48,9 +48,9 @@ class Beats:
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @property
-    def is_surely_held(self) -> bool:
-        """Whether another one lived for a whole beat since this one began to look."""
+    def is_surely_held(self, waited: float) -> bool:
+        """Whether another one lived for a whole beat since this one began to look, however long
+        that took."""
         return self._changes >= 2
 
     def try_to_take(self) -> bool:

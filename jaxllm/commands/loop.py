@@ -108,6 +108,8 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             loader,
             saved=saved,
             can_begin_anew=not run_folder.is_imported(run_dir),
+            must_log=config.metrics.on_error == "stop",
+            on_rollback=run.goodput.went_back,
             say=console.say,
         )
         checks = StepChecks(

@@ -22,13 +22,20 @@ class SkippedSteps:
         *,
         saved: SavedState,
         can_begin_anew: bool,
+        must_log: bool,
+        on_rollback: Callable[[int, int], None],
         say: Callable[[str], None],
     ) -> None:
-        """config: None watches nothing. can_begin_anew: see `plan_rollback`."""
+        """config: None watches nothing. can_begin_anew: see `plan_rollback`.
+
+        must_log: whether the run ends where skipped.jsonl cannot be written. on_rollback: told the
+        last step done and the one gone back to.
+        """
         self._config = config
         self._watch = AnomalyWatch(config)
         self._run_dir, self._batches, self._saved = run_dir, batches, saved
-        self._can_begin_anew, self._say = can_begin_anew, say
+        self._can_begin_anew, self._must_log = can_begin_anew, must_log
+        self._on_rollback, self._say = on_rollback, say
 
     def must_go_back(self, step: int, metrics: dict[str, jax.Array], *, is_paused: bool) -> bool:
         """Take the metrics of a step just dispatched. Whether training goes on from before.
@@ -41,12 +48,20 @@ class SkippedSteps:
         if is_paused and not _goes_back(verdicts[0]):
             verdicts.append(self._watch.flush())
         for verdict in filter(None, verdicts):
-            log_skipped(self._run_dir, verdict, self._batches)
+            self._log(verdict)
             self._say(verdict.message)
             if verdict.must_roll_back:
                 self._go_back(verdict)
                 return True
         return False
+
+    def _log(self, verdict: Verdict) -> None:
+        try:
+            log_skipped(self._run_dir, verdict, self._batches)
+        except OSError as error:
+            if self._must_log:
+                raise
+            self._say(f"step {verdict.step} is missing from {error.filename}: {error.strerror}")
 
     def _go_back(self, verdict: Verdict) -> None:
         assert self._config is not None
@@ -61,6 +76,7 @@ class SkippedSteps:
         # In this order: killed in between, the run comes to the same steps, and back, once more.
         self._saved.forget_after(rollback.to_step)
         record_rollback(self._run_dir, rollback)
+        self._on_rollback(rollback.from_step, rollback.to_step)
         self._say(
             f"{verdict.in_a_row} steps in a row were skipped: going back to step "
             f"{rollback.to_step}, without batches {rollback.batches[0]} to {rollback.batches[-1]}"

@@ -5,16 +5,34 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 _PATIENCE = 1.0  # seconds
 
 _ending = threading.Lock()
 _chosen: list[int] = []
+_listeners: list[Callable[[int, str], None]] = []
 
 
-def end(code: int, line: str) -> None:
+def before_end(listener: Callable[[int, str], None]) -> None:
+    """From now on `end` tells `listener` its code and reason, once it has spoken.
+
+    The listener must take locks with a limit only: a signal handler may call it.
+    """
+    _listeners.append(listener)
+
+
+def forget(listener: Callable[[int, str], None]) -> None:
+    """Undo `before_end`; nothing if that was done."""
+    with suppress(ValueError):
+        _listeners.remove(listener)
+
+
+def end(code: int, line: str, *, reason: str | None = None) -> None:
     """Kill the workers, say `line` on stderr and end the process. Of several calls one speaks.
+
+    reason: for those that listen, if the line is not that.
 
     For a signal handler and a thread beside it, or by way of `end_from_thread`: a call can wait for
     ever for what an interrupted one holds, and then the next call ends the process a second later.
@@ -29,7 +47,10 @@ def end(code: int, line: str) -> None:
         with suppress(OSError, RuntimeError, ValueError):  # a closed pipe, a write under way
             sys.stdout.write("\x1b[?25h" if sys.stdout.isatty() else "")  # a bar hides the cursor
             sys.stdout.flush()
-        say(line)
+        with suppress(OSError, RuntimeError, ValueError):
+            say(line)
+        for listener in tuple(_listeners):  # last, for a file system may hold them up
+            listener(code, reason or line)
     finally:
         os._exit(code)
 

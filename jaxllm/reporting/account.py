@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jaxllm.exit_codes import EXIT_USAGE
+
 ACCOUNT_FILE = "goodput.jsonl"
 
 KINDS = {
@@ -47,11 +49,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Interruption:
-    """A start of the run that ended too early, and what that cost.
+    """A start of the run that ended too early, or a rollback within one, and what that cost.
 
     at: of its last sign of life, in seconds since the first start. step: the last one it had
-    finished, as far as is known; resumed: the step that the next start went on from. lost: seconds
-    by kind, in the next start.
+    finished, as far as is known; resumed: the step that the run went on from. lost: seconds by
+    kind, in what came next.
     """
 
     at: float
@@ -59,6 +61,7 @@ class Interruption:
     resumed: int
     how: str
     lost: Mapping[str, float]
+    is_rollback: bool = False
 
     @property
     def lost_seconds(self) -> float:
@@ -143,27 +146,53 @@ def _records(content: bytes) -> list[dict[str, Any]]:
 
 
 def _interruptions(records: Sequence[Mapping[str, Any]], origin: float) -> tuple[Interruption, ...]:
-    starts = [i for i, record in enumerate(records) if record.get("event") == "start" and i]
+    cuts = [i for i, record in enumerate(records) if i and _is_cut(records, i)]
     found = []
-    for start, stop in pairwise([*starts, len(records)]):
-        record, before = records[start], records[start - 1]
-        ending = record.get("before")
-        if not isinstance(ending, dict) or ending.get("code", 1) == 0:
-            continue
+    for cut, stop in pairwise([*cuts, len(records)]):
+        record, before = records[cut], records[cut - 1]
+        # What a rollback says it spent came before it, what a start says after the one before.
+        is_rollback = record.get("event") == "rollback"
+        until = stop + (stop < len(records) and records[stop].get("event") == "rollback")
         lost = {
-            kind: sum(one["seconds"].get(kind, 0.0) for one in records[start:stop])
+            kind: sum(one["seconds"].get(kind, 0.0) for one in records[cut + is_rollback : until])
             for kind in _LOST
         }
+        if is_rollback:
+            at, step, resumed = record["time"], record["step"], int(record.get("to", 0))
+            how = "went back, for steps were skipped in a row"
+        elif _ending(record) is None:
+            continue
+        else:
+            at, resumed = before["time"], record["step"]
+            step = max(before["step"], int(record.get("furthest", 0)))
+            how = _how(record["before"])
         found.append(
-            Interruption(
-                at=before["time"] - origin,
-                step=max(before["step"], int(record.get("furthest", 0))),
-                resumed=record["step"],
-                how=_how(ending),
-                lost=lost,
-            )
+            Interruption(at - origin, step, resumed, how, lost=lost, is_rollback=is_rollback)
         )
     return tuple(found)
+
+
+def _is_cut(records: Sequence[Mapping[str, Any]], index: int) -> bool:
+    """Whether something else begins here: a rollback, or a start that was not just refused before.
+
+    One that was refused has trained nothing, and what comes after it still is of the cut before.
+    """
+    record = records[index]
+    if record.get("event") != "start" or _ending(record) is not None:
+        return record.get("event") in ("start", "rollback")
+    before = record.get("before")
+    if not isinstance(before, dict) or before.get("code") != EXIT_USAGE:
+        return True
+    earlier = [one["step"] for one in records[:index] if one.get("event") == "start"]
+    return not earlier or earlier[-1] != records[index - 1]["step"]
+
+
+def _ending(start: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How the start before was interrupted; None where it was not."""
+    ending = start.get("before")
+    if not isinstance(ending, dict) or ending.get("code", 1) in (0, EXIT_USAGE):
+        return None
+    return ending
 
 
 def _how(ending: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ _BINS = 400  # columns of a time line
 _LABEL_ROOM, _LABEL_ROOM_NARROW = 0.03, 0.085
 _CUTS_HEIGHT = 20  # of their marks and numbers, in pixels
 _LISTED_OPEN = 6  # interruptions that are listed without being asked for
+_DOWN, _BACK = "M-4 12h8l-4 7z", "M4 11v8l-8-4z"  # the marks of an interruption and a rollback
 
 
 def section(runs: Sequence[RunRecords]) -> str:
@@ -45,13 +46,18 @@ def section(runs: Sequence[RunRecords]) -> str:
 
 
 def _caption(account: Account) -> str:
-    count = len(account.interruptions)
-    times = "no interruption" if not count else f"{count:,} interruption{'s' * (count > 1)}"
     return (
         f"<figcaption><b>{_percent(account.goodput)} of the time in productive steps</b>"
         f"<span class='units'>{scale.duration(account.wall)} since the first start \u00b7 "
-        f"{times}</span></figcaption>"
+        f"{_cuts_in_words(account)}</span></figcaption>"
     )
+
+
+def _cuts_in_words(account: Account) -> str:
+    back = sum(cut.is_rollback for cut in account.interruptions)
+    count = len(account.interruptions) - back
+    times = "no interruption" if not count else f"{count:,} interruption{'s' * (count > 1)}"
+    return times + (f", {back:,} rollback{'s' * (back > 1)}" if back else "")
 
 
 def _bar(account: Account) -> str:
@@ -90,7 +96,7 @@ def _legend(seconds: Mapping[str, float], account: Account | None) -> str:
 def _line(account: Account, *, until: float) -> str:
     """The run over wall time: in each column the kinds of its seconds, interruptions above it."""
     label = f"The run over wall time: {scale.duration(account.wall)}, with "
-    label += f"{len(account.interruptions)} interruptions"
+    label += _cuts_in_words(account)
     top = _CUTS_HEIGHT if account.interruptions else 0
     return (
         f"<svg class='timeline' role='img' aria-label='{label}' height='{top + 76}'>"
@@ -141,11 +147,11 @@ def _axis(until: float) -> str:
 
 
 def _cuts(account: Account, until: float) -> str:
-    """A tick for each interruption; numbered where there is room."""
+    """A tick for each interruption and rollback; numbered where there is room."""
     parts, free_from, free_from_narrow = [], 0.0, 0.0
     for number, cut in enumerate(account.interruptions, start=1):
         at = cut.at / until
-        text = ""
+        text, mark = "", _BACK if cut.is_rollback else _DOWN
         if at >= free_from:
             kind = "cut-number" if at >= free_from_narrow else "cut-number wide-only"
             text = f'<text class="{kind}" y="9" text-anchor="middle">{number}</text>'
@@ -156,7 +162,7 @@ def _cuts(account: Account, until: float) -> str:
             f'<svg x="{100 * at:.2f}%" overflow="visible" class="cut">'
             f"<title>{html.escape(_sentence(number, cut))}</title>"
             f'<rect class="reach" x="-5" width="10" height="76"/>{text}'
-            '<path class="cut-mark" d="M-4 12h8l-4 7z"/><line y1="12" y2="74"/></svg>'
+            f'<path class="cut-mark" d="{mark}"/><line y1="12" y2="74"/></svg>'
         )
     return "".join(parts)
 
@@ -193,9 +199,10 @@ def _list(account: Account, *, is_open: bool) -> str:
     rows = "".join(_row(number, cut) for number, cut in enumerate(cuts, start=1))
     opened = " open" if is_open and len(cuts) <= _LISTED_OPEN else ""
     lost = scale.duration(sum(cut.lost_seconds for cut in cuts))
+    name = "Interruptions and rollbacks" if any(c.is_rollback for c in cuts) else "Interruptions"
     return (
-        f"<details{opened}><summary>Interruptions ({len(cuts):,}): {lost} lost</summary>"
-        "<div class='scroll' tabindex='0' role='region' aria-label='Interruptions'>"
+        f"<details{opened}><summary>{name} ({len(cuts):,}): {lost} lost</summary>"
+        f"<div class='scroll' tabindex='0' role='region' aria-label='{name}'>"
         f"<table class='cuts'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         "</details>"
     )

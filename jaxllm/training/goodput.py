@@ -17,7 +17,8 @@ evaluation      scores and samples.
 restart         what an interruption cost, recomputation and compiling aside: from the last sign of
                 life of one start to the first step of the next.
 other           the same work at the first start, the ending, and the time between a finished run
-                and a start that makes it longer.
+                and a start that makes it longer, or between a start that was refused for its
+                config, or ended by it, and the next.
 
 The records are described beside their reader.
 """
@@ -32,6 +33,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from jaxllm.exit_codes import EXIT_CTRL_C, EXIT_USAGE
+from jaxllm.parallel import last_words
 from jaxllm.training.goodput_records import GOODPUT_FILE, KINDS, Kind, read_earlier
 from jaxllm.training.logfile import LogFile
 from jaxllm.training.phases import Phase
@@ -39,6 +42,7 @@ from jaxllm.training.phases import Phase
 _EVERY = 10.0  # seconds from one record to the next while the run does one thing
 _SOON = 1.0  # the same where it turns to another
 _LAST_WORDS = 0.5  # seconds that the last record waits for another thread's
+_LONGEST = 200  # characters of a reason
 _LOOP: tuple[Phase, ...] = ("step", "data")
 
 
@@ -48,7 +52,7 @@ class Goodput:
     It counts from when it is made, and writes once it is opened; processes other than the first
     leave it closed. A record that cannot be written is said, never raised: its seconds go into the
     next one. Thread-safe: a thread of its own writes during long phases, and a watchdog or a signal
-    handler may call `end`.
+    handler may call `end`. Once it is open, `last_words` tells it of an end that skips all else.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class Goodput:
                 "seconds": {self._starting: round(gap, 3)} if gap else {},
             }
         )
+        last_words.before_end(self.end)
         threading.Thread(target=self._beat, daemon=True, name="goodput").start()
 
     def watch_device(self, is_busy: Callable[[], bool]) -> None:
@@ -145,6 +150,15 @@ class Goodput:
             self._count()
             self._step, self._furthest = step, max(step, self._furthest)
 
+    def went_back(self, from_step: int, to_step: int) -> None:
+        """The run has done `from_step` and goes on from `to_step`, of an earlier checkpoint."""
+        with self._counting:
+            self._count()
+            self._step, self._furthest = from_step, max(from_step, self._furthest)
+        self._write("rollback", patience=_LAST_WORDS, phase=self._phase, to=to_step)
+        with self._counting:
+            self._step = to_step
+
     @property
     def seconds(self) -> dict[Kind, float]:
         """The wall time since the first start of the run, by kind."""
@@ -165,7 +179,8 @@ class Goodput:
                 return
             self._ended.set()
             self._count()
-        self._write("end", patience=_LAST_WORDS, code=code, reason=reason)
+        last_words.forget(self.end)
+        self._write("end", patience=_LAST_WORDS, code=code, reason=reason[:_LONGEST])
 
     def __enter__(self) -> "Goodput":
         return self
@@ -180,10 +195,10 @@ class Goodput:
         if error is None:
             self.end(0, "done")
         elif isinstance(error, KeyboardInterrupt):
-            self.end(130, "ctrl-C")
+            self.end(EXIT_CTRL_C, "ctrl-C")
         else:
             text = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.end(None, text[:200])
+            self.end(EXIT_USAGE if isinstance(error, ValueError) else None, text)
 
     def beat(self) -> None:
         """Count up to now, and write where that is due: a sign of life from a long phase."""

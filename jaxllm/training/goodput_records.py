@@ -3,19 +3,23 @@
 The file grows only, also where metrics.jsonl is cut back, for time does not go back. It has records
     {"event": "start", "time": T, "step": S, "furthest": F, "before": B, "seconds": {...}}
     {"event": "spans", "time": T, "step": S, "phase": P, "seconds": {...}}
+    {"event": "rollback", "time": T, "step": S, "to": S, "seconds": {...}}
     {"event": "end", "time": T, "step": S, "code": C, "reason": R, "seconds": {...}}
 time: seconds since 1970, never less than in the record before. step: finished. seconds: by kind,
 between the record before and this one. furthest: the last step that any start had finished. before:
 how the start before ended, {"code": C, "reason": R}, or {"phase": P} if it left no word: it was
-killed, last seen in phase P; null at the first start. phase: what the host goes on with. code: the
-exit code, null where an error ended the start. A killed start is missing its last seconds, ten at
-most: they are in the restart of the next one.
+killed, last seen in phase P; null at the first start. phase: what the host goes on with. to: the
+step gone back to. code: the exit code, null where an error ended the start; 2 where that was one of
+usage or config. A killed start is missing its last seconds, ten at most: they are in the restart of
+the next one.
 """
 
 import json
 import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
+
+from jaxllm.exit_codes import EXIT_USAGE
 
 GOODPUT_FILE = "goodput.jsonl"
 
@@ -35,8 +39,8 @@ class Earlier(NamedTuple):
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether a start was cut short, rather than done or never made."""
-        return self.ending is not None and self.ending.get("code", 1) != 0
+        """Whether a start was cut short, rather than done, never made, or ended by its config."""
+        return self.ending is not None and self.ending.get("code", 1) not in (0, EXIT_USAGE)
 
 
 def read_earlier(path: Path) -> Earlier:

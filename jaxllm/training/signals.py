@@ -62,7 +62,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     if _loop is not None:  # a library's handler calls the one that was there before it
         _loop.note(number)
     else:
-        end(EXIT_INTERRUPTED, LAST_WORDS)
+        end(EXIT_INTERRUPTED, LAST_WORDS, reason=signal.Signals(number).name)
 
 
 class StopRequest:

@@ -1,5 +1,6 @@
 """Two processes save together, and one of them has a bad disk."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -7,7 +8,8 @@ import sys
 
 import pytest
 
-from jaxllm.checkpoints.agreement import gathered
+from jaxllm.checkpoints import agreement
+from jaxllm.checkpoints.agreement import gathered, together
 from jaxllm.checkpoints.manifest import find_damage
 
 from .states import break_file
@@ -50,6 +52,15 @@ def refuse_once(name, code, on_rank):
             setattr(module, name, refuse)
 
 
+def away(on_rank):
+    real = writer.shutil.disk_usage
+    def refuse(*args):
+        if rank == on_rank:
+            raise PermissionError(13, "not yours", str(folder))
+        return real(*args) if args else None
+    return refuse
+
+
 def read_back(steps):
     with CheckpointStore(folder) as reader:
         assert reader.steps() == steps, reader.steps()
@@ -82,6 +93,24 @@ def all_scenarios():
     save(store, 6)
     store.__exit__()
     read_back([1, 5, 6])
+    said.clear()
+    store = open_store("continue")
+    for on_rank in (1, 0):
+        disk_usage, writer.shutil.disk_usage = writer.shutil.disk_usage, away(on_rank)
+        save(store, 7)
+        writer.shutil.disk_usage = disk_usage
+    assert len(said) == 2 * (rank == 0), said
+    save(store, 8)
+    store.wait()
+    store.roll_back(6)
+    store._writer._make_manager = away(1)
+    refuse_once("digest_own_files", 28, 0)
+    try:
+        save(store, 7)
+    except OSError as error:
+        assert "could not be opened again" in str(error), error
+    else:
+        raise AssertionError("went on without a manager")
     refuse_once("digest_own_files", 28, 1)
     store = open_store("stop")
     try:
@@ -150,3 +179,29 @@ def test_two_processes_decide_alike(tmp_path):
 
 def test_one_process_agrees_with_itself():
     assert gathered("a") == ["a"]
+    assert together(lambda: 3) == 3
+    refusal = OSError(errno.EIO, "away", "/folder")
+    with pytest.raises(OSError, match="away") as raised:
+        together(lambda: refuse(refusal))
+    assert raised.value is refusal
+
+
+def refuse(error):
+    raise error
+
+
+@pytest.mark.parametrize("own", [None, OSError(errno.ESTALE, "stale", "/here")])
+def test_what_one_process_is_refused_all_are(monkeypatch, own):
+    """As process 1 of three hears it, where process 0 was refused too or instead."""
+    told = []
+
+    def gathered_of_three(text):
+        told.append(text)
+        return [f"{errno.EDQUOT} quota (/there)", text, ""]
+
+    monkeypatch.setattr(agreement, "gathered", gathered_of_three)
+    monkeypatch.setattr(agreement.jax, "process_index", lambda: 1)
+    with pytest.raises(OSError, match=r"process 0 says: quota \(/there\)") as raised:
+        together(lambda: own and refuse(own))
+    assert raised.value.errno == errno.EDQUOT
+    assert told == ["" if own is None else f"{errno.ESTALE} stale (/here)"]

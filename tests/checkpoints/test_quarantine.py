@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
-from jaxllm.checkpoints import CheckpointCorrupt, CheckpointStore, commit
+from jaxllm.checkpoints import CheckpointCorrupt, CheckpointStore, agreement, commit, quarantine
 from jaxllm.checkpoints.manifest import MANIFEST_FILE, files_under
-from jaxllm.checkpoints.quarantine import keep_sound
+from jaxllm.checkpoints.quarantine import LATE_VIEW, keep_sound
 
 from .states import ONCE, asked, assert_restored, break_file, contents, fill, open_store, save
 
@@ -155,3 +155,40 @@ def test_a_rollback_killed_midway_leaves_whole_checkpoints_or_none(folder, monke
     assert said == []
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
     assert_restored(folder, 2, 4)
+
+
+@pytest.fixture
+def three_processes(monkeypatch):
+    """This is the first of three, and the others find all their files."""
+    for module in (quarantine, agreement):
+        monkeypatch.setattr(module, "gathered", lambda text: [text, "", ""])
+    monkeypatch.setattr(quarantine.jax, "process_count", lambda: 3)
+
+
+def test_what_another_process_wrote_may_be_seen_late(folder, tmp_path, three_processes):
+    """Neither the newest checkpoint nor an older one is set aside for it."""
+    missing = [folder / "6" / MANIFEST_FILE, folder / "4" / files_under(folder / "4")[5]]
+    away = tmp_path / "away"
+    away.mkdir()
+    for number, path in enumerate(missing):
+        path.rename(away / str(number))
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) in (2, 3):
+            (away / str(len(slept) - 2)).rename(missing[len(slept) - 2])
+
+    assert keep_sound(folder, say=pytest.fail, sleep=sleep) == 6
+    assert slept == [*LATE_VIEW[:2], LATE_VIEW[0]]
+
+
+def test_what_stays_missing_is_damage_and_other_bits_are_so_at_once(folder, three_processes):
+    name = files_under(folder / "6")[0]  # of this process's share
+    (folder / "6" / name).unlink()
+    said, slept = [], []
+    assert keep_sound(folder, say=said.append, sleep=slept.append) == 4
+    assert slept == list(LATE_VIEW)
+    assert said[0].startswith(f"checkpoint 6 is corrupt: {name} is missing")
+    break_file(folder / "4" / MANIFEST_FILE, "flipped")
+    assert keep_sound(folder, say=said.append, sleep=pytest.fail) == 2

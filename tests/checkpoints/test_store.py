@@ -312,6 +312,23 @@ def test_a_fault_that_stays_is_one_clear_error(tmp_path, monkeypatch, code, trie
     assert_restored(tmp_path, 1, 2)
 
 
+def test_a_run_ends_where_checkpoints_cannot_be_opened_again(tmp_path, monkeypatch):
+    def refuse():
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    said = []
+    store = open_store(tmp_path, said, on_error="continue")
+    save_and_wait(store, 1)
+    monkeypatch.setattr(commit, "_seal", failing(errno.ENOSPC, times=1))
+    monkeypatch.setattr(store._writer, "_make_manager", refuse)
+    save(store, 2)
+    with pytest.raises(OSError, match=r"could not be opened again.*Permission denied"):
+        save(store, 3)
+    store.__exit__(OSError)
+    assert said == []
+    assert_restored(tmp_path, 1)
+
+
 def test_what_is_gone_from_memory_is_not_tried_again_but_the_next_save_is(tmp_path, monkeypatch):
     """On accelerators the next step takes the memory while the save is under way."""
     monkeypatch.setattr(writer_module.Flight, "can_be_repeated", lambda _: False)

@@ -121,6 +121,32 @@ def test_a_folder_with_nothing_but_a_lease_is_new(tmp_path):
         run_folder.check_config(run_dir, config)
 
 
+def lock_of_another_machine(run_dir, hold, machine, *, seconds=600.0):
+    """A process has the lock; the file says that it is of another machine, as after its death."""
+    hold(run_dir, seconds=seconds)
+    (run_dir / LEASE_FILE).write_bytes(Owner.here()._replace(machine=machine).write())
+
+
+def test_a_lock_of_another_machine_is_waited_for_beyond_the_patience(tmp_path, hold, monkeypatch):
+    """Its server frees the lock of a dead host late."""
+    lock_of_another_machine(tmp_path, hold, "another-boot pid:[1]", seconds=0.5)
+    with RunLease(tmp_path, patience=0.0):
+        pass
+    monkeypatch.setattr(lease, "ELSEWHERE", 0.2)
+    lock_of_another_machine(tmp_path, hold, "another-boot pid:[1]")
+    with pytest.raises(ValueError, match="is in use by"), RunLease(tmp_path, patience=0.0):
+        pass
+
+
+def test_another_container_of_this_machine_is_not_elsewhere(tmp_path, hold, monkeypatch):
+    boot = Owner.here().machine.split(" ")[0]
+    monkeypatch.setattr(lease, "ELSEWHERE", 600.0)
+    lock_of_another_machine(tmp_path, hold, f"{boot} pid:[1]")
+    with pytest.raises(ValueError, match="is in use by"), RunLease(tmp_path, patience=0.0):
+        pass
+    assert Owner.here()._replace(machine="", host="another").is_elsewhere
+
+
 @pytest.fixture
 def no_locks(monkeypatch):
     """A file system without locks, where signs of life come quickly."""

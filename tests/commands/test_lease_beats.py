@@ -67,7 +67,7 @@ def test_signs_of_life_keep_a_lease_for_ever(beats, clock, tmp_path):
     assert first.try_to_take()
     assert not second.try_to_take()
     for beat in range(30):
-        assert second.is_surely_held == (beat >= 2)
+        assert second.is_surely_held(0.0) == (beat >= 2)
         clock.now += BEAT
         first.beat()
         os.utime(tmp_path / LEASE_FILE, (beat % 3 * 1e9, beat % 3 * 1e9))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from jaxllm.commands import rollback
-from jaxllm.commands.rollback import BLAMED_STEPS, Rollback, RunStuck
+from jaxllm.commands.rollback import BLAMED_STEPS, YOUNG_STEPS, Rollback, RunStuck
 from jaxllm.data import TrainLoader
 from jaxllm.data.streams import SyntheticStream
 from jaxllm.training.anomaly import AnomalyConfig, judge
@@ -33,13 +33,13 @@ def verdict(step, in_a_row):
     return judge({"step": step, "loss": math.nan, "gradient_norm": math.inf, **skipped}, GUARD)
 
 
-def plan(run_dir, found, kept, *, every=10, most=3):
+def plan(run_dir, found, kept, *, anew=True, most=3):
     return rollback.plan_rollback(
         run_dir,
         found,
         loader(run_dir),
         kept_steps=kept,
-        save_every=every,
+        can_begin_anew=anew,
         max_rollbacks=most,
     )
 
@@ -94,12 +94,25 @@ def test_batches_are_numbered_past_those_left_out_before(tmp_path):
 
 
 def test_without_an_old_checkpoint_a_young_run_starts_over_and_an_old_one_ends(tmp_path):
-    early = verdict(9, 3)
-    assert plan(tmp_path, early, [8]).to_step == 0
-    assert plan(tmp_path, verdict(90, 3), [], every=None).to_step == 0
-    assert plan(tmp_path, verdict(90, 3), [80], every=500).to_step == 0
-    with pytest.raises(RunStuck, match=r"of step 77 or before; there are \[80\].*keep_latest"):
-        plan(tmp_path, verdict(90, 3), [80])
+    young = YOUNG_STEPS - 1 + BLAMED_STEPS + 3  # of the first that is judged at all
+    assert plan(tmp_path, verdict(9, 3), [8]).to_step == 0
+    assert plan(tmp_path, verdict(young, 3), [young - 1]).to_step == 0
+    with pytest.raises(RunStuck, match=r"of step 100 or before; there are \[112\].*keep_latest"):
+        plan(tmp_path, verdict(young + 1, 3), [112])
+    # Nothing was ever saved: step 0 is all there is, however far it is.
+    assert plan(tmp_path, verdict(900, 3), []).to_step == 0
+    assert plan(tmp_path, verdict(900, 3), [800]).to_step == 800
+
+
+def test_what_began_with_imported_weights_does_not_begin_anew_without_them(tmp_path):
+    for kept in ([8], []):
+        with pytest.raises(RunStuck, match="no checkpoint is kept of step 0"):
+            plan(tmp_path, verdict(9, 3), kept, anew=False)
+    assert plan(tmp_path, verdict(9, 3), [0, 8], anew=False).to_step == 0
+
+
+def test_a_run_that_is_stuck_is_not_tried_again_as_it_is():
+    assert issubclass(RunStuck, ValueError)  # the commands end with 2, where launchers stop
 
 
 def test_the_last_rollback_is_followed_by_an_error_that_names_all(tmp_path):

@@ -1,5 +1,7 @@
 """A checkpoint of one layout is gone on with under another."""
 
+import errno
+import os
 from typing import NamedTuple
 
 import jax
@@ -7,13 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.checkpoints import CheckpointConfig, CheckpointCorrupt, commit
 from jaxllm.commands.saved_state import SavedState
 from jaxllm.nn.param import param_dict, spec_dict
 from jaxllm.nn.stack import fold, fold_specs
 from jaxllm.optim import AdamW, EmaConfig
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.training.state import abstract_with_shardings, new_state, state_shardings
+from tests.checkpoints.states import break_file
 
 LAYOUTS = {
     "rounds": ParallelConfig(stage=2, fsdp=2, tensor=2, pipeline_rounds=2),
@@ -121,3 +124,41 @@ def test_what_was_forgotten_is_saved_again(tmp_path):
         saved.forget_after(0)
     with open_state(tmp_path) as saved:
         assert saved.start == 0
+
+
+def test_a_damaged_checkpoint_is_none_to_go_back_to(tmp_path):
+    state = filled(make("fsdp"))
+    with SavedState(
+        tmp_path, CheckpointConfig(keep_latest=9), Nowhere(), vocab_size=4, run_config={}
+    ) as saved:
+        for step in (3, 4, 5):
+            saved.save(step, state, validation_loss=None, training_seconds=0.0)
+        assert saved.sound_steps() == [3, 4, 5]
+        break_file(tmp_path / "4" / "opt" / "_METADATA", "flipped")
+        assert saved.sound_steps() == [3, 5]
+        with pytest.raises(CheckpointCorrupt):
+            saved.forget_after(4)
+        saved.forget_after(3)
+    assert {path.name for path in tmp_path.iterdir()} == {"3"}
+
+
+def test_a_save_that_failed_is_of_no_account_after_a_rollback(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    state, said = filled(make("fsdp")), []
+    config = CheckpointConfig(on_error="continue")
+    with SavedState(
+        tmp_path, config, Nowhere(), vocab_size=4, run_config={}, on_message=said.append
+    ) as saved:
+        saved.save(3, state, validation_loss=None, training_seconds=0.0)
+        saved.wait()
+        monkeypatch.setattr(commit, "_seal", refuse)
+        saved.save(5, state, validation_loss=None, training_seconds=0.0)
+        assert saved.sound_steps() == [3]
+        saved.forget_after(3)
+    assert said == [
+        "step 5 was not saved, training goes on: "
+        "a checkpoint could not be written (No space left on device)"
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"3"}

@@ -119,3 +119,9 @@ def test_who_failed_says_why(calls):
 def test_the_only_process_is_first_and_waits_for_nobody():
     assert distributed.is_first()
     distributed.barrier("anything")
+
+
+def test_the_only_process_is_the_first_and_its_text_its_own():
+    assert distributed.is_first()
+    for text in ("", "[]", "Zwölf Boxkämpfer\n" * 500):
+        assert distributed.from_first(text) == text

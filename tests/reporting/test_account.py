@@ -78,6 +78,63 @@ def test_a_run_made_longer_was_not_interrupted(tmp_path):
     assert found.seconds["other"] > 100
 
 
+def write_lines(run_dir, *lines):
+    """Records a second after another, from second 0."""
+    text = "".join(
+        json.dumps({"time": float(at), "step": 0, "seconds": {}} | line) + "\n"
+        for at, line in enumerate(lines)
+    )
+    (run_dir / "goodput.jsonl").write_text(text)
+
+
+def start(step, before=None, /, **seconds):
+    known = {"event": "start", "furthest": step, "before": before}
+    return known | {"step": step, "seconds": seconds}
+
+
+def spans(step, /, **seconds):
+    return {"event": "spans", "step": step, "phase": "step", "seconds": seconds}
+
+
+def test_a_rollback_is_a_cut_of_its_own(tmp_path):
+    rollback = {"event": "rollback", "step": 27, "to": 12, "seconds": {"recomputation": 5}}
+    write_lines(
+        tmp_path,
+        start(0),
+        spans(20, step=20),
+        start(12, {"code": 75, "reason": "SIGTERM"}, restart=4),
+        spans(20, recomputation=3),
+        rollback,
+        spans(30, restart=1, recomputation=7, step=9),
+    )
+    stop, back = read_account(tmp_path).interruptions
+    assert (stop.is_rollback, stop.step, stop.resumed) == (False, 20, 12)
+    assert stop.lost == {"restart": 4, "compile": 0, "recomputation": 8}
+    assert (back.is_rollback, back.at, back.step, back.resumed) == (True, 4, 27, 12)
+    assert back.lost == {"restart": 1, "compile": 0, "recomputation": 7}
+    assert back.lost_steps == 15
+    assert "went back" in back.how
+
+
+def test_a_refused_start_is_no_interruption_and_parts_none(tmp_path):
+    refused = {"code": 2, "reason": "ValueError: no"}
+    write_lines(
+        tmp_path,
+        start(0),
+        spans(20, step=20),
+        start(12, {"phase": "step"}, restart=4),
+        {"event": "end", "step": 12, **refused},
+        start(12, refused, other=3000),
+        spans(30, compile=2, recomputation=8, step=9),
+        {"event": "end", "step": 30, **refused},  # of a run that trained and cannot go on
+        start(30, refused),
+        spans(40, compile=9, step=9),
+    )
+    (cut,) = read_account(tmp_path).interruptions
+    assert cut.how == "killed while training"
+    assert cut.lost == {"restart": 4, "compile": 2, "recomputation": 8}
+
+
 def test_what_is_no_record_is_left_out(tmp_path):
     assert read_account(tmp_path) is None
     path = tmp_path / "goodput.jsonl"

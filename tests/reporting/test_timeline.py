@@ -6,6 +6,7 @@ import re
 import pytest
 
 from jaxllm.commands.report import report
+from jaxllm.reporting import timeline
 from jaxllm.reporting.account import KINDS
 from jaxllm.reporting.page import render_report
 from jaxllm.reporting.run import read_run
@@ -72,6 +73,20 @@ def test_one_run_says_its_goodput_and_lists_its_interruptions(run_of):
     assert "Interruptions (2)" in text
     assert "OSError: <b>the disk</b> is full" in text
     assert "killed while training" in text
+
+
+def test_a_rollback_has_a_mark_and_a_word_of_its_own(run_of):
+    path = run_of(2)
+    lines = (path / "goodput.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    back = {"event": "rollback", "time": last["time"], "step": 1900, "to": 1700, "seconds": {}}
+    (path / "goodput.jsonl").write_text("\n".join([*lines, json.dumps(back)]) + "\n")
+    page, text = render_report([read_run(path)]), text_of(path)
+    assert "2 interruptions, 1 rollback" in text
+    assert "Interruptions and rollbacks (3)" in text
+    assert "at step 1,900: went back" in text
+    assert page.count(timeline._BACK) == 1
+    assert page.count(timeline._DOWN) == 2
 
 
 def test_few_interruptions_are_listed_openly_and_many_folded(run_of):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from jaxllm.parallel import last_words
 from jaxllm.training.goodput import Goodput
 from jaxllm.training.goodput_records import KINDS, read_earlier
 from jaxllm.training.phases import Phases
@@ -148,10 +149,50 @@ def test_steps_after_a_rollback_are_recomputed(machine, tmp_path):
     assert goodput.seconds == pytest.approx(only(other=2, step=21, recomputation=9, restart=7))
 
 
+def test_a_rollback_is_written_down(machine, tmp_path):
+    goodput, phases = machine.start(tmp_path, step=0)
+    phases.begin_steps()
+    steps(machine, phases, range(1, 6), wait=0)
+    goodput.went_back(7, 3)  # two more were dispatched
+    steps(machine, phases, range(4, 9), wait=0)
+    goodput.end(0, "done")
+    (found,) = [record for record in records(tmp_path) if record["event"] == "rollback"]
+    assert (found["step"], found["to"], found["phase"]) == (7, 3, "step")
+    assert found["seconds"]["step"] > 0
+    assert goodput.seconds == pytest.approx(only(other=2, step=18, recomputation=12))
+    _, _ = machine.start(tmp_path, step=3)
+    assert records(tmp_path)[-1]["furthest"] == 8
+
+
+def test_an_end_that_skips_all_else_is_written_down(machine, tmp_path, monkeypatch):
+    class Gone(BaseException):
+        pass
+
+    def leave(code):
+        raise Gone(code)
+
+    monkeypatch.setattr(last_words.os, "_exit", leave)
+    for reason, expected in ((None, "process 1 is gone"), ("SIGTERM", "SIGTERM")):
+        monkeypatch.setattr(last_words, "_ending", threading.Lock())
+        monkeypatch.setattr(last_words, "_chosen", [])
+        _, phases = machine.start(tmp_path, step=0)
+        with phases.during("compile"):
+            machine.spend(0.5)
+            with pytest.raises(Gone):
+                last_words.end(75, "process 1 is gone", reason=reason)
+        last = records(tmp_path)[-1]
+        assert (last["event"], last["code"], last["reason"]) == ("end", 75, expected)
+        assert last["seconds"]["compile"] == 0.5
+    assert last_words._listeners == []  # one that has ended listens no more
+
+
 @pytest.mark.parametrize(
-    ("code", "kind"), [(0, "other"), (75, "restart"), (130, "restart"), (None, "restart")]
+    ("code", "kind"),
+    [(0, "other"), (2, "other"), (75, "restart"), (130, "restart"), (None, "restart")],
 )
-def test_only_a_finished_run_may_rest(machine, tmp_path, code, kind):
+def test_only_a_run_that_is_done_or_cannot_go_on_as_it_was_given_may_rest(
+    machine, tmp_path, code, kind
+):
     goodput, _ = machine.start(tmp_path, step=0)
     goodput.end(code, "why")
     machine.spend(1000)
@@ -164,14 +205,15 @@ def test_how_a_start_ended_is_in_its_last_record(machine, tmp_path):
     for error, expected in [
         (None, (0, "done")),
         (KeyboardInterrupt(), (130, "ctrl-C")),
-        (ValueError("bad\nnews"), (None, "ValueError: bad")),
+        (ValueError("bad\nnews"), (2, "ValueError: bad")),
+        (OSError("full"), (None, "OSError: full")),
     ]:
         goodput, _ = machine.start(tmp_path, step=0)
         try:
             with goodput:
                 if error:
                     raise error
-        except (KeyboardInterrupt, ValueError):
+        except (KeyboardInterrupt, ValueError, OSError):
             pass
         goodput.end(1, "too late")
         last = records(tmp_path)[-1]

@@ -67,3 +67,14 @@ def test_every_listener_hears_of_everything():
     phases = Phases(one, two)
     phases.stepped(3)
     assert one == two == ["start", 3]
+
+
+def test_steps_begin_and_end_for_good():
+    heard = Heard()
+    phases = Phases(heard)
+    phases.begin_steps()
+    with phases.during("evaluation"):
+        pass
+    phases.end()
+    assert heard == ["start", "step", "evaluation", "step", "end"]
+    assert phases.current == "end"
