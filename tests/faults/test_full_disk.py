@@ -79,11 +79,15 @@ def test_a_save_that_finds_no_room(
             runs.start(ids, run_dir, KEPT)
         assert refused.value.errno == errno.ENOSPC, share
         is_midway.append("could not be written" in str(refused.value))
-        assert runs.checkpoints(run_dir) == [EVERY], share
+        # What a save takes varies by a few pages: a nearly full share may be enough, and the save
+        # after it is the one that fails.
+        kept = runs.checkpoints(run_dir)
+        assert kept in ([EVERY], [EVERY, NEXT]), share
+        assert share > 0.5 or kept == [EVERY], share
         assert temporaries(run_dir) == [], share
         disk.free()
         room.clear()
-        experiment.lost(NEXT - EVERY)
+        experiment.lost(NEXT - EVERY if kept == [EVERY] else STEPS - NEXT)
         assert runs.start(ids, run_dir, KEPT) == 0
         experiment.bytes_lost += chaos.bytes_lost(run_dir, uninterrupted, step=STEPS)
         runs.assert_same_run(run_dir, uninterrupted, step=STEPS)
