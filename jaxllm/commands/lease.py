@@ -185,9 +185,10 @@ class Lock:
         """Whether the lock would be free if its owner had ended, after seconds of waiting.
 
         This machine's kernel frees it at once, the server that other machines share may take long.
+        A file that names nobody is of an owner that is just coming or going.
         """
         owner = self.owner()
-        return owner is None or not owner.is_elsewhere or waited >= ELSEWHERE
+        return waited >= ELSEWHERE or (owner is not None and not owner.is_elsewhere)
 
     def start(self) -> None:
         """Nothing has to be done to keep a lock."""

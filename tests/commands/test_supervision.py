@@ -12,7 +12,7 @@ import pytest
 
 # Supervises processes that run a script; the pauses and the patience are short here.
 LAUNCHER = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from jaxllm.commands import supervision
 from jaxllm.commands.children import Command, Lines
@@ -20,6 +20,7 @@ from jaxllm.commands.restarts import Restarts
 
 folder, count, backoff, grace, script = sys.argv[1:]
 supervision.ENDING_GRACE = float(grace)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests themselves run without a terminal
 tries = 0
 
 def commands():

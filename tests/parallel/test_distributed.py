@@ -4,6 +4,8 @@ import pytest
 from jaxllm.parallel import distributed
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+SHUTDOWN = {"shutdown_timeout_seconds": 24 * 3600}
+LIMITS = SHUTDOWN | {"initialization_timeout": 300}
 TPU = ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS")
 
 
@@ -44,14 +46,14 @@ def test_one_process_joins_nothing(calls):
 def test_loopback_listens_on_loopback_only(calls, monkeypatch, host):
     set_all(monkeypatch, f"{host}:1234", "2", "1")
     distributed.initialize()
-    limits = {"initialization_timeout": 300, "coordinator_bind_address": f"{host}:1234"}
+    limits = LIMITS | {"coordinator_bind_address": f"{host}:1234"}
     assert calls == [("lifeline", 1, 2), ("jax", f"{host}:1234", 2, 1, limits)]
 
 
 def test_another_host_listens_for_all_and_a_second_call_joins_nothing(calls, monkeypatch):
     set_all(monkeypatch, "10.0.0.2:1234", "4", "0")
     distributed.initialize()
-    joined = [("lifeline", 0, 4), ("jax", "10.0.0.2:1234", 4, 0, {"initialization_timeout": 300})]
+    joined = [("lifeline", 0, 4), ("jax", "10.0.0.2:1234", 4, 0, LIMITS)]
     assert calls == joined
     distributed.initialize()
     assert calls == joined
@@ -80,7 +82,7 @@ def test_tpu_hosts_are_found_by_jax(calls, monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
     distributed.initialize()
-    assert calls == [("lifeline", 1, 2), ("jax", {"initialization_timeout": 300})]
+    assert calls == [("lifeline", 1, 2), ("jax", LIMITS)]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_where_the_environment_does_not_number_them_jax_is_asked(
     monkeypatch.setattr(global_state, "num_processes", 8)
     monkeypatch.setenv(name, value)
     distributed.initialize()
-    assert calls == ([("jax", {}), ("lifeline", 3, 8)] if is_joined else [])
+    assert calls == ([("jax", SHUTDOWN), ("lifeline", 3, 8)] if is_joined else [])
 
 
 @pytest.mark.parametrize("code", [0, 75])
