@@ -10,6 +10,16 @@ from .gangs import Gang, last_step
 
 pytestmark = pytest.mark.faults
 
+
+@pytest.fixture(autouse=True)
+def one_try(experiment, request):
+    """Each test here is one gang, in the words of its name."""
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    experiment.done = f"several processes: {name}"
+    experiment.tries = 1
+    experiment.kills = int(any(word in name for word in ("sigterm", "killed", "stopped")))
+
+
 HOST = socket.gethostname()
 COUNT = 4
 ENDLESS = "training.steps=1000000"
