@@ -81,6 +81,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             compiled = run.compiled()
         if saved.start:
             console.say(f"resuming at step {saved.start}")
+        stop = StopRequest()
         validation = Validation(
             config,
             parts,
@@ -88,6 +89,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             writer=writer,
             console=console,
             on_batch=partial(run.progress, "evaluation"),
+            must_stop=stop.is_set,
         )
         clock = _clock(config, parts)
         log = StepLog(
@@ -116,15 +118,23 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             parts.state,
             replicas_every=config.training.replica_check_every,
             repeat_every=config.training.repeat_check_every,
+            say=console.say,
         )
         profile = stack.enter_context(config.profile.build(run_dir / "profile"))
         batches = stack.enter_context(closing(loader.iterate(saved.start)))
-        stop = stack.enter_context(StopRequest())
+        stack.enter_context(stop)
         stack.enter_context(jax.transfer_guard("disallow"))
         phases.begin_steps()
-        if validation.is_due(saved.start) and run_folder.lacks_scores(run_dir, saved.start):
+        is_at_end = saved.start == steps  # everything is there but the summary
+        is_due = validation.is_due(saved.start) or is_at_end
+        lacks_scores = is_due and run_folder.lacks_scores(run_dir, saved.start)
+        if lacks_scores or is_at_end:
             with phases.during("evaluation"):  # what a stop had no time for
-                validation.run(saved.start, state, is_last=False)
+                is_done = validation.run(
+                    saved.start, state, is_last=is_at_end, is_recorded=lacks_scores
+                )
+            if not is_done:
+                return _stopped(run, stop, saved.start, is_saved=True)
         log.resume()
 
         remaining = range(saved.start + 1, steps + 1)
@@ -135,12 +145,11 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             state, metrics = checks.compute(step, compiled, state, host_batch)
             log.push(step, metrics)
             is_last = step == steps
-            is_stopped = stop.is_set(step) and not is_last
+            is_stopped = stop.is_set() and not is_last
             must_save = saved.is_due(step) or is_last or is_stopped
             is_paused = must_save or validation.is_due(step)
             if skipped.must_go_back(step, metrics, is_paused=is_paused):
                 break
-            checks.compare(step, state, is_saved=must_save)
             if is_paused:
                 log.pause(step, metrics)
                 if not is_stopped:  # which has no time for scores: the next start makes them
@@ -150,15 +159,18 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
                             step, state, training_seconds=clock.training_seconds
                         ),
                     ):
-                        validation.run(step, state, is_last=is_last)
-                if must_save:
-                    with phases.during("checkpoint"):
-                        saved.save(
-                            step,
-                            state,
-                            validation_loss=validation.loss_at(step),
-                            training_seconds=clock.training_seconds,
-                        )
+                        is_stopped = not validation.run(step, state, is_last=is_last)
+                must_save |= is_stopped
+            checks.compare(step, state, is_saved=must_save)
+            if must_save:
+                with phases.during("checkpoint"):
+                    saved.save(
+                        step,
+                        state,
+                        validation_loss=validation.loss_at(step),
+                        training_seconds=clock.training_seconds,
+                    )
+            if is_paused:
                 log.resume()
             if is_stopped:
                 with phases.during("checkpoint"):
@@ -168,8 +180,6 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             with phases.during("checkpoint"):
                 saved.wait()
             phases.end()
-            if saved.start == steps:  # everything was there but the summary
-                validation.run(steps, state, is_last=True, is_recorded=False)
             _end(run, saved, validation, clock)
             return 0
     # What is on disk leads to the same run whether it goes on now or later.

@@ -25,6 +25,10 @@ from jaxllm.training.metrics import MetricsWriter
 from jaxllm.training.state import TrainState
 
 
+class _Stopped(Exception):
+    """A stop was asked for in the middle of an evaluation."""
+
+
 class Validation:
     """Scores validation sets and tasks, and continues prompts, with the averaged weights if any."""
 
@@ -36,14 +40,18 @@ class Validation:
         *,
         writer: MetricsWriter,
         console: Console,
-        on_batch: Callable[[], None] = lambda: None,
+        on_batch: Callable[[], None],
+        must_stop: Callable[[], bool],
     ):
-        """on_batch: called after each batch of a validation set."""
+        """on_batch: called after each batch of a validation set or of a task.
+
+        must_stop: asked then whether to leave the rest; all processes get the same answer.
+        """
         self._config = config
         self._layout = parts.layout
         self._writer = writer
         self._console = console
-        self._on_batch = on_batch
+        self._on_batch, self._must_stop = on_batch, must_stop
         self._eval_step = make_eval_step(parts.loss, parts.layout)
         self._rows = config.data.global_batch_size
         self._sets = data.validation_loaders(rows=host_rows(parts.layout, self._rows))
@@ -66,8 +74,18 @@ class Validation:
             self._config.samples.every, step
         )
 
-    def run(self, step: int, state: TrainState, *, is_last: bool, is_recorded: bool = True) -> None:
-        """Do what is due after step `step`; everything if it is the last."""
+    def run(self, step: int, state: TrainState, *, is_last: bool, is_recorded: bool = True) -> bool:
+        """Do what is due after step `step`; everything if it is the last.
+
+        False if it had to stop before its end; the next start does all of it anew.
+        """
+        try:
+            self._run(step, state, is_last=is_last, is_recorded=is_recorded)
+        except _Stopped:
+            return False
+        return True
+
+    def _run(self, step: int, state: TrainState, *, is_last: bool, is_recorded: bool) -> None:
         params = state.params if state.ema is None else state.ema
         if is_last or _divides(self._config.evaluation.every, step):
             record = self._score_sets(step, params, is_shown=is_recorded)
@@ -96,8 +114,13 @@ class Validation:
             self._sets,
             layout=self._layout,
             rows=self._rows,
-            on_batch=self._on_batch,
+            on_batch=self._after_batch,
         )
+
+    def _after_batch(self) -> None:
+        self._on_batch()
+        if self._must_stop():
+            raise _Stopped
 
     def _score_sets(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
         if not self._sets:
@@ -113,7 +136,7 @@ class Validation:
         if self._tasks is None:
             return {}
         limit = self._config.evaluation.tasks_limit
-        results = self._tasks.run(params, limit=limit, has_errors=False)
+        results = self._tasks.run(params, limit=limit, has_errors=False, on_done=self._after_batch)
         record = tasks_record(task_figures(results))
         shown = ", ".join(
             f"{key.removeprefix('task_')} {value:.4f}" for key, value in record.items()

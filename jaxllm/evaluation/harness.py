@@ -193,10 +193,16 @@ class TextModel:
         return self._generators[sampling]
 
 
-def harness_model(model: TextModel, params: Nested, *, is_shown: bool) -> Any:
+def harness_model(
+    model: TextModel,
+    params: Nested,
+    *,
+    is_shown: bool,
+    on_done: Callable[[], None] = lambda: None,
+) -> Any:
     """The model as an `lm_eval.api.model.LM`; several processes must ask it the same.
 
-    is_shown: whether it shows, on a terminal, how far it is.
+    is_shown: whether it shows, on a terminal, how far it is. on_done: called after each batch.
     """
     from lm_eval.api.model import TemplateLM
     from tqdm import tqdm
@@ -205,6 +211,13 @@ def harness_model(model: TextModel, params: Nested, *, is_shown: bool) -> Any:
 
     def bar(name: str, total: int | None) -> Any:
         return tqdm(desc=name, total=total, disable=is_hidden)
+
+    def telling(shown: Any) -> OnDone:
+        def tell(count: int) -> None:
+            shown.update(count)
+            on_done()
+
+        return tell
 
     class JaxllmModel(TemplateLM):
         """How `TemplateLM`, which HFLM extends too, cuts texts in context and continuation."""
@@ -223,16 +236,16 @@ def harness_model(model: TextModel, params: Nested, *, is_shown: bool) -> Any:
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[Likelihood]:
             pairs = [Pair(context, continuation) for _, context, continuation in requests]
             with bar("likelihoods", len(pairs)) as shown:
-                return model.score(params, pairs, on_done=shown.update)
+                return model.score(params, pairs, on_done=telling(shown))
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             texts = [request.args[0] for request in requests]
             with bar("windows", None) as shown:
-                return model.score_texts(params, texts, on_done=shown.update)
+                return model.score_texts(params, texts, on_done=telling(shown))
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             asked = [request.args for request in requests]
             with bar("texts", len(asked)) as shown:
-                return model.continue_texts(params, asked, on_done=shown.update)
+                return model.continue_texts(params, asked, on_done=telling(shown))
 
     return JaxllmModel()

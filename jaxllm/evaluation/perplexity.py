@@ -13,6 +13,8 @@ from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.shard import global_batch
 from jaxllm.schema import Config
 
+_IN_FLIGHT = 2  # batches that wait for the device; more would fill its memory, and hide a stop
+
 
 class EvaluationConfig(Config):
     """When validation sets and tasks are scored; always at the end of a run."""
@@ -90,7 +92,7 @@ def score_sets(
 ) -> dict[str, Score]:
     """The score of each set by its name; batches are of `rows` rows over all hosts.
 
-    on_batch: called after each batch is dispatched.
+    on_batch: called after each batch, at most a few batches before it is done.
     """
     return {
         name: score(eval_step, params, batches, layout=layout, rows=rows, on_batch=on_batch)
@@ -107,10 +109,12 @@ def score(
     rows: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Sum over all batches; the device is read once, at the end."""
+    """Sum over all batches; the device is read once, at the end. on_batch: see `score_sets`."""
     sums: list[LossSums] = []
     for batch in batches:
         sums.append(eval_step(params, global_batch(layout, batch, rows=rows)))
+        if len(sums) > _IN_FLIGHT:
+            jax.block_until_ready(sums[-1 - _IN_FLIGHT])
         on_batch()
     # Summed in float64 on the host: thousands of batches would lose digits in float32.
     totals = np.sum([[float(s.nll), float(s.num_tokens)] for s in jax.device_get(sums)], axis=0)

@@ -4,7 +4,7 @@ import difflib
 import importlib.util
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
@@ -72,12 +72,13 @@ class Tasks:
         limit: int | None = None,
         has_errors: bool = True,
         is_shown: bool = False,
+        on_done: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         """What `lm_eval.evaluate` returns, on every process, as `simple_evaluate` calls it.
 
         num_fewshot: solved examples before each, of tasks that do not say 0; None is as they say.
         limit: examples of each task; None is all. has_errors: whether to compute standard errors.
-        is_shown: whether a terminal shows how far it is.
+        is_shown: whether a terminal shows how far it is. on_done: called after each batch.
         """
         from lm_eval.evaluator import evaluate
 
@@ -88,7 +89,7 @@ class Tasks:
             task.set_fewshot_seed(_FEWSHOT_SEED)
         with _apart(is_shown=is_shown):
             return evaluate(
-                lm=harness_model(self._model, params, is_shown=is_shown),
+                lm=harness_model(self._model, params, is_shown=is_shown, on_done=on_done),
                 task_dict=self._loaded,
                 limit=limit,
                 bootstrap_iters=_BOOTSTRAP if has_errors else 0,

@@ -52,7 +52,7 @@ def notify() -> None:
 
 
 def is_reached() -> bool:
-    """Whether this is the step after which all stop; asked once a step, by every process."""
+    """Whether this is where all stop; asked at the same places, as after a step, by all."""
     from jax.experimental import multihost_utils
 
     # Counted here: JAX agrees on one more than the largest number it was given, and the numbers of

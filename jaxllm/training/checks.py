@@ -7,17 +7,32 @@ import jax
 
 from jaxllm.training.replicas import RepeatedStep, ReplicaCheck
 
+_MOST = 0.99  # of the state's bytes, above which nothing is worth saying
+
 
 class StepChecks:
     """Finds silent corruption at the steps that the config names; free at all others."""
 
     def __init__(
-        self, abstract_state: Any, *, replicas_every: int | None, repeat_every: int | None
+        self,
+        abstract_state: Any,
+        *,
+        replicas_every: int | None,
+        repeat_every: int | None,
+        say: Callable[[str], None],
     ) -> None:
-        """abstract_state: shapes and shardings. Both numbers are of steps; None is never."""
+        """abstract_state: shapes and shardings. Both numbers are of steps; None is never.
+
+        say: told how much of the state the comparison of copies cannot see.
+        """
         self._replicas_every, self._repeat_every = replicas_every, repeat_every
         self._compare = ReplicaCheck(abstract_state) if replicas_every else None
         self._repeat = RepeatedStep(abstract_state) if repeat_every else None
+        if self._compare is not None and self._compare.share < _MOST:
+            say(
+                f"training.replica_check_every sees {self._compare.share:.1%} of the state: "
+                "all else is on one device only; training.repeat_check_every sees all"
+            )
 
     def compute(
         self, step: int, compiled: Callable, state: Any, batch: Any

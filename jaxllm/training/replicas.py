@@ -68,6 +68,7 @@ class StateHash:
             (jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape, leaf.sharding)
             for path, leaf in jax.tree.leaves_with_path(abstract)
         ]
+        self._sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)]
         shardings = [sharding for _, _, sharding in self._leaves]
         mesh = shardings[0].mesh
         assert all(sharding.mesh == mesh for sharding in shardings)
@@ -77,6 +78,14 @@ class StateHash:
     def __call__(self, tree: Any) -> jax.Array:
         """uint32 (devices, arrays), whole on every device."""
         return self._hash(jax.tree.leaves(tree))
+
+    def compared_share(self) -> float:
+        """The share of all bytes of which several devices hold a copy."""
+        copied = whole = 0
+        for size, (_, shape, sharding) in zip(self._sizes, self._leaves, strict=True):
+            whole += size
+            copied += size * any(_same_shards(self._devices, sharding, shape))
+        return copied / whole
 
     def odd_replicas(self, hashes: np.ndarray) -> list[Odd]:
         """The devices that differ from most of those that must hold the same shard as they do.
@@ -103,6 +112,7 @@ class ReplicaCheck:
 
     def __init__(self, abstract_state: Any) -> None:
         self._hash = StateHash(abstract_state)
+        self.share = self._hash.compared_share()
 
     def __call__(self, step: int, state: Any) -> None:
         """ReplicaMismatch, on every process, unless all copies are the same bit for bit.

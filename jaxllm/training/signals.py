@@ -110,8 +110,8 @@ class StopRequest:
                     handler(signal.SIGTERM, None)
         _loop = None
 
-    def is_set(self, step: int) -> bool:
-        """Whether to stop after step `step`; the same answer on every process."""
+    def is_set(self) -> bool:
+        """Whether to stop here; the same answer on every process, which all ask as often."""
         self._take_back()
         if not self._is_alone and preemption.is_reached():
             self.signal = signal.SIGTERM

@@ -1,6 +1,7 @@
 """A run that was stopped, however, goes on to what it would have been."""
 
 import errno
+import json
 import os
 import random
 import resource
@@ -12,6 +13,7 @@ import time
 import pytest
 import yaml
 
+from jaxllm.commands import validation
 from jaxllm.training import logfile
 from jaxllm.training.step_log import StepLog
 
@@ -57,12 +59,17 @@ def test_stopped_in_every_way_is_the_uninterrupted_run(ids, uninterrupted, tmp_p
 MEASURED = ("_per_second", "seconds", "_share", "flops", "utilization", "memory", "goodput")
 
 
+def computed_figures(record):
+    return {key: value for key, value in record.items() if not any(m in key for m in MEASURED)}
+
+
 def without_measures(run_dir):
     """Every record of metrics.jsonl without what a clock or a memory meter says."""
-    return [
-        {key: value for key, value in record.items() if not any(m in key for m in MEASURED)}
-        for record in runs.records(run_dir)
-    ]
+    return [computed_figures(record) for record in runs.records(run_dir)]
+
+
+def summary_figures(run_dir):
+    return computed_figures(json.loads((run_dir / "summary.json").read_text()))
 
 
 def test_scores_that_a_stop_had_no_time_for_are_made_at_the_next_start(
@@ -79,6 +86,40 @@ def test_scores_that_a_stop_had_no_time_for_are_made_at_the_next_start(
             runs.start(text, run_dir)
     assert runs.start(text, run_dir) == 0
     assert without_measures(run_dir) == without_measures(finished)
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_stop_within_an_evaluation_is_saved_and_the_scores_are_made_at_the_next_start(
+    text, finished, tmp_path, monkeypatch, step
+):
+    """At step 3, which is no time to save, and at the last one."""
+    run_dir = tmp_path / "run"
+    at_batch, count = [], validation.Validation._after_batch
+
+    def count_and_stop(self):
+        at_batch.append(int(self._step))
+        if at_batch.count(step) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        count(self)
+
+    score = validation.Validation._score_sets
+
+    def note_and_score(self, at, params, **options):
+        self._step = at
+        return score(self, at, params, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation.Validation, "_after_batch", count_and_stop)
+        patch.setattr(validation.Validation, "_score_sets", note_and_score)
+        assert runs.start(text, run_dir) == 75
+    assert at_batch.count(step) == 2  # it has more
+    assert runs.checkpoints(run_dir)[-1] == step
+    assert [record["step"] for record in runs.records(run_dir)][-1] == step
+    assert "validation_loss" not in runs.records(run_dir)[-1]
+    assert not (run_dir / "summary.json").exists()
+    assert runs.start(text, run_dir) == 0
+    assert without_measures(run_dir) == without_measures(finished)
+    assert summary_figures(run_dir) == summary_figures(finished)
 
 
 def test_a_second_ctrl_c_interrupts_at_once(ids, tmp_path, monkeypatch):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxllm.training.checks import StepChecks
 from jaxllm.training.replicas import (
     RepeatedStep,
     ReplicaCheck,
     ReplicaMismatch,
+    StateHash,
     StepMismatch,
     hash_bits,
 )
@@ -150,3 +152,14 @@ def test_a_step_that_repeats_itself_gives_what_it_gives_once():
     with pytest.raises(StepMismatch, match="step 9, computed twice") as caught:
         twice(9, faulty, tree(), batch)
     assert [(odd.path, odd.device.id) for odd in caught.value.odd] == [("state.weights.cut", 6)]
+
+
+def test_the_share_of_the_state_that_has_copies():
+    sizes = {name: value.size * value.dtype.itemsize for name, value in VALUES.items()}
+    expected = 1 - sizes["cut"] / sum(sizes.values())
+    assert StateHash(tree()).compared_share() == pytest.approx(expected, rel=1e-12)  # one division
+    said = []
+    StepChecks(tree(), replicas_every=5, repeat_every=None, say=said.append)
+    assert said[0].startswith(f"training.replica_check_every sees {expected:.1%} of the state")
+    StepChecks({"whole": make("whole")}, replicas_every=5, repeat_every=None, say=said.append)
+    assert len(said) == 1

@@ -72,7 +72,7 @@ def test_a_loop_takes_sigterm_over_and_gives_it_back():
         "with StopRequest() as stop:\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
         "    time.sleep(0.2)\n"
-        "    print(stop.is_set(1), stop.exit_code)\n"
+        "    print(stop.is_set(), stop.exit_code)\n"
         "signal.raise_signal(signal.SIGTERM)\n"
         "print('went on')"
     )
@@ -96,8 +96,8 @@ def loop(before, *steps):
     """What a loop of one process says that does `steps`, one after the other."""
     alone = "import types; sys.modules['jax'] = types.SimpleNamespace(process_count=lambda: 1)"
     lines = [alone, LIBRARY, "exit_on_sigterm()", before, "with StopRequest() as stop:"]
-    for number, step in enumerate(steps, start=1):
-        lines += [f"    {step}", f"    print(stop.is_set({number}))"]
+    for step in steps:
+        lines += [f"    {step}", "    print(stop.is_set())"]
     process = python("\n".join([*lines, "print(stop.exit_code)"]))
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -209,7 +209,7 @@ def test_in_the_loop_one_sigterm_stops_several_after_the_same_step(pair):
         "        time.sleep(0.05)\n"
         "        if step == 5 and rank == 1: signal.signal(signal.SIGTERM, theirs)\n"
         "        if step == 10 and rank == 1: signal.raise_signal(signal.SIGTERM)\n"
-        "        if stop.is_set(step): break\n"
+        "        if stop.is_set(): break\n"
         "print(step, stop.exit_code)\n"
         "distributed.leave(stop.exit_code)"
     )
