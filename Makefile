@@ -41,7 +41,7 @@ test: lint compiler
 test-all: lint compiler
 	$(PYTEST) -m "not faults and not tpu_compile and not hf"
 
-# Kills, stops and starves runs, and shows what they lost; about half an hour.
+# Kills, stops and starves runs, and shows what they lost; about twenty minutes.
 test-faults: setup
 	$(BIN)/pytest -m faults tests/faults
 
