@@ -4,12 +4,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILER := $(VENV)/.compiler
 TASKS := $(VENV)/.tasks
+NOTEBOOKS := $(VENV)/.notebooks
 HF_VENV := .venv-hf
 PUBLISHED := $(VENV)/.published
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks lint lock clean
+NOT_IN_ALL := not faults and not tpu_compile and not hf and not notebooks and not beam
+
+.PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks
+.PHONY: test-notebooks lint lock clean
 
 setup: $(STAMP)
 
@@ -36,10 +40,10 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint compiler
-	$(PYTEST) -m "not slow and not faults and not tpu_compile and not hf"
+	$(PYTEST) -m "not slow and $(NOT_IN_ALL)"
 
 test-all: lint compiler
-	$(PYTEST) -m "not faults and not tpu_compile and not hf"
+	$(PYTEST) -m "$(NOT_IN_ALL)"
 
 # Kills, stops and starves runs, and shows what they lost; about twenty minutes.
 test-faults: setup
@@ -56,6 +60,14 @@ test-tasks: setup $(TASKS)
 
 $(TASKS): requirements-tasks.lock $(STAMP)
 	@bash scripts/setup.sh $(VENV) requirements-tasks.lock
+	@touch $@
+
+# Runs every notebook of tpu/colab from top to bottom on this machine's CPU.
+test-notebooks: compiler $(NOTEBOOKS) $(PUBLISHED)
+	$(BIN)/pytest -m notebooks tests/notebooks
+
+$(NOTEBOOKS): requirements-notebooks.lock $(STAMP)
+	@bash scripts/setup.sh $(VENV) requirements-notebooks.lock
 	@touch $@
 
 # Records what transformers computes anew, in an environment of its own (Python 3.11, PyTorch), and
@@ -79,6 +91,9 @@ lock:
 	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock
 	grep -oE '^[a-z0-9_.-]+==[^ ]+' requirements.lock | grep -v dateutil > .constraints
+	printf '%s\n' nbclient nbformat ipykernel | uv pip compile - -c .constraints --universal \
+	    --python-version 3.12 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --quiet -o requirements-notebooks.lock
 	echo 'lm-eval==0.4.13' | uv pip compile - -c .constraints --universal --python-version 3.12 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet -o requirements-tasks.lock
 	rm .constraints

@@ -14,6 +14,7 @@ from jaxllm.commands.assembly import Assembly
 from jaxllm.config import RunConfig, non_defaults
 from jaxllm.data import Data
 from jaxllm.hardware import usual_flops
+from jaxllm.parallel import distributed
 
 _LOG_SECONDS = 10.0  # without a terminal, a line at most this often
 _FILE_WIDTH = 120  # of tables that go to a file or a pipe
@@ -121,6 +122,7 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
         f"{axis} {size}" for axis, size in parts.layout.mesh.shape.items() if size > 1
     )
     device = parts.layout.mesh.devices.flat[0]
+    found = distributed.found()
     dtype = config.model.compute_dtype(parts.layout.platform)
     lines = [
         f"model       {params_words(parts.num_params, parts.num_active_params)}, "
@@ -129,6 +131,7 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
         f"expected    {_expected_time(config, parts)} of training on "
         f"{len(parts.layout.mesh.devices.flat)} x {device.device_kind}",
         f"layout      {config.parallel.layout} on {mesh or 'one device'}",
+        *([] if found is None else [f"processes   {found}"]),
         f"run folder  {config.run_dir}",
         "settings    " + _settings(config),
     ]

@@ -109,16 +109,17 @@ def _is_within(key: str, sections: Iterable[str]) -> bool:
 
 def differences(first: RunConfig, second: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, value in first, value in second) where they differ; None where missing."""
-    one = dict(_leaves(first.model_dump(mode="json")))
-    two = dict(_leaves(second.model_dump(mode="json")))
+    one = dict(leaves(first.model_dump(mode="json")))
+    two = dict(leaves(second.model_dump(mode="json")))
     for key in {**one, **two}:
         if one.get(key) != two.get(key):
             yield key, one.get(key), two.get(key)
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested mappings; an empty one is a value."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -18,6 +18,7 @@ from jaxllm.commands.first_state import check_start
 from jaxllm.commands.lease import RunLease
 from jaxllm.commands.loop import Run, go_on
 from jaxllm.commands.prepare import open_data
+from jaxllm.commands.same_start import check_same_start
 from jaxllm.commands.validation import check_validation
 from jaxllm.commands.without_data import check_without_data
 from jaxllm.config import RunConfig
@@ -38,6 +39,7 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
     goodput = Goodput()
     keep_freed_memory()
     distributed.initialize()
+    check_same_start(config, requested)
     run_folder.enable_compilation_cache(config.compilation_cache)
     run_dir = Path(config.run_dir)
     layout = check_devices(config)

@@ -10,77 +10,65 @@ import numpy as np
 from jaxllm.exit_codes import EXIT_INTERRUPTED
 from jaxllm.hardware import quiet_tpu_runtime
 from jaxllm.parallel import lifeline, preemption
-from jaxllm.parallel.gang import (
-    Gang,
-    has_tpu_hosts,
-    lifeline_address,
-    parse_address,
-    read_gang,
-    start_timeout,
-)
+from jaxllm.parallel.clusters import ask_metadata_server, find_gang
+from jaxllm.parallel.gang import Gang
 
 # Seconds that the processes which are done wait at the end for the others: the first may have much
 # to do there, and the lifeline tells of those that die.
 _LIMITS = {"shutdown_timeout_seconds": 24 * 3600}
 
 
-def initialize() -> None:
-    """Join the other processes, if the environment says that there are any. Call before any array.
+_gang: Gang | None = None
 
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them, on any
-    platform. On a TPU slice of several hosts JAX finds them by itself. From then on the death of
-    one ends all (see `lifeline`). A second call does nothing.
+
+def initialize() -> None:
+    """Join the other processes, if anything says that there are any. Call before any array.
+
+    `clusters.find_gang` says who is asked. From then on the death of one process ends all (see
+    `lifeline`). A second call does nothing.
 
     ValueError for wrong variables; OSError where a port is taken, process 0 cannot be reached or
     processes are missing.
     """
+    global _gang
     if jax.distributed.is_initialized():
         return
     quiet_tpu_runtime()
-    gang = read_gang(os.environ)
-    if gang is not None:
-        if gang.count > 1:
-            lifeline.begin(gang)
-        _join(gang)
-    elif has_tpu_hosts(os.environ):
-        with preemption.handler_kept():
-            jax.distributed.initialize(**_LIMITS)
-        lifeline.begin(_found_by_jax())
-    else:
+    gang = find_gang(os.environ, metadata=ask_metadata_server(os.environ))
+    if gang is None:
         return
+    if gang.count > 1:
+        lifeline.begin(gang)
+    _join(gang)
+    _gang = gang
     atexit.register(_say_goodbye)  # registered last, it is called before JAX waits for all
+
+
+def found() -> str | None:
+    """How many processes make the run, and who said so; None where this one is alone."""
+    return None if _gang is None else str(_gang)
 
 
 def _join(gang: Gang) -> None:
     """JAX's own start; with a gang of one too, since its variables were given."""
-    limit = {"initialization_timeout": max(1, round(gang.start_timeout))} | _LIMITS
+    address = gang.coordinator
+    if gang.rank == 0:
+        lifeline.check_free(address)
+    bind = {}
+    if address.is_loopback:
+        # JAX would listen on every interface of the machine.
+        bind = {"coordinator_bind_address": address.joined}
     with preemption.handler_kept():
-        if gang.is_found_by_jax:
-            jax.distributed.initialize(**limit)
-            return
-        address = gang.coordinator
-        if gang.rank == 0:
-            lifeline.check_free(address)
-        bind = {}
-        if address.is_loopback:
-            # JAX would listen on every interface of the machine.
-            bind = {"coordinator_bind_address": address.joined}
-        jax.distributed.initialize(address.joined, gang.count, gang.rank, **limit, **bind)
-
-
-def _found_by_jax() -> Gang:
-    """The processes that JAX asked the cloud for; it tells nobody but its own modules."""
-    from jax._src.distributed import global_state
-
-    assert global_state.coordinator_address is not None
-    coordinator = parse_address(global_state.coordinator_address, "the address that JAX found")
-    return Gang(
-        rank=global_state.process_id,
-        count=global_state.num_processes,
-        coordinator=coordinator,
-        lifeline=lifeline_address(os.environ, coordinator),
-        start_timeout=start_timeout(os.environ),
-    )
+        jax.distributed.initialize(
+            address.joined,
+            gang.count,
+            gang.rank,
+            local_device_ids=gang.local_devices,
+            cluster_detection_method="deactivate",  # it is done, and would hide GPUs under Slurm
+            initialization_timeout=max(1, round(gang.start_timeout)),
+            **_LIMITS,
+            **bind,
+        )
 
 
 def leave(code: int, reason: str = "it failed") -> None:
@@ -127,6 +115,20 @@ def from_first(text: str) -> str:
         if is_first():
             row[:] = content
         return bytes(np.asarray(multihost_utils.broadcast_one_to_all(row))).decode()
+
+
+def from_all(text: str) -> list[str]:
+    """The text of every process, in the order of their ranks. All call it together."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(content.size)))
+    row = np.zeros(sizes.max(), np.uint8)
+    row[: content.size] = content
+    rows = np.asarray(multihost_utils.process_allgather(row))
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def barrier(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Which processes make a run, and where they find each other: what the environment says."""
+"""Which processes make a run, and where they find each other, as variables of our own say it."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ COORDINATOR, COUNT, RANK = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_
 LIFELINE, START_TIMEOUT = "JAXLLM_LIFELINE_ADDRESS", "JAXLLM_START_TIMEOUT"
 
 _SECONDS_TO_START = 300.0
-_TPU_PORT = 8482  # where JAX coordinates the hosts of a TPU slice
 
 
 @dataclass(frozen=True)
@@ -51,20 +50,24 @@ class Gang:
     """Where the lifelines end, on the same host."""
     start_timeout: float
     """Seconds until all processes must be there."""
-    is_found_by_jax: bool = False
-    """Whether JAX finds the same processes without arguments, as on a TPU slice."""
+    found_by: str
+    """What named them, in words."""
+    local_devices: tuple[int, ...] | None = None
+    """The GPUs of this host that are this process's; None is all that it sees."""
+
+    def __str__(self) -> str:
+        return f"{self.count}, found by {self.found_by}; coordinator {self.coordinator.joined}"
 
 
 def read_gang(environ: Mapping[str, str]) -> Gang | None:
-    """What the environment says of other processes; None if there is none, or JAX has to ask.
+    """The processes that variables name on any platform; None if none of the three is there.
 
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, all three, or the
-    variables of a TPU slice. ValueError for some of the three, and for what is no address, no
-    number or no rank.
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID. ValueError for some
+    of the three, and for what is no address, no number or no rank.
     """
     given = {name: environ[name] for name in (COORDINATOR, COUNT, RANK) if environ.get(name)}
     if not given:
-        return _tpu_gang(environ)
+        return None
     if len(given) < 3 or not given[COUNT].isdigit() or not given[RANK].isdigit():
         raise ValueError(
             f"the environment has {given}; a run of several processes needs "
@@ -77,8 +80,20 @@ def read_gang(environ: Mapping[str, str]) -> Gang | None:
             f"the processes count from 0 to {count - 1}"
         )
     coordinator = parse_address(given[COORDINATOR], COORDINATOR)
+    return make_gang(environ, rank=rank, count=count, coordinator=coordinator, found_by=COORDINATOR)
+
+
+def make_gang(
+    environ: Mapping[str, str], *, rank: int, count: int, coordinator: Address, found_by: str
+) -> Gang:
+    """A gang with the lifeline and the patience that the environment asks for."""
     return Gang(
-        rank, count, coordinator, lifeline_address(environ, coordinator), start_timeout(environ)
+        rank=rank,
+        count=count,
+        coordinator=coordinator,
+        lifeline=lifeline_address(environ, coordinator),
+        start_timeout=start_timeout(environ),
+        found_by=found_by,
     )
 
 
@@ -105,39 +120,6 @@ def start_timeout(environ: Mapping[str, str]) -> float:
     if not 1.0 <= seconds <= 1e6:
         raise ValueError(f"{START_TIMEOUT}={given!r}: it must be seconds, from 1 to 1000000")
     return seconds
-
-
-def has_tpu_hosts(environ: Mapping[str, str]) -> bool:
-    """Whether the TPU runtime was told of more hosts than this one."""
-    return bool(environ.get("MEGASCALE_COORDINATOR_ADDRESS")) or len(_tpu_hosts(environ)) > 1
-
-
-def _tpu_gang(environ: Mapping[str, str]) -> Gang | None:
-    """The hosts of one or several TPU slices, in the order in which JAX counts them."""
-    hosts, worker = _tpu_hosts(environ), environ.get("TPU_WORKER_ID", "")
-    if not has_tpu_hosts(environ) or not hosts or not worker.isdigit():
-        return None
-    slices = [environ.get(f"MEGASCALE_{name}", "") for name in ("NUM_SLICES", "SLICE_ID")]
-    first, source, num_slices, slice_id = hosts[0], "TPU_WORKER_HOSTNAMES", 1, 0
-    if environ.get("MEGASCALE_COORDINATOR_ADDRESS"):
-        if not all(number.isdigit() for number in slices):
-            return None
-        num_slices, slice_id = map(int, slices)
-        source = "MEGASCALE_COORDINATOR_ADDRESS"
-        first = environ[source].split(":")[0]
-    coordinator = Address(first, _TPU_PORT, source)
-    return Gang(
-        rank=int(worker) + slice_id * len(hosts),
-        count=len(hosts) * num_slices,
-        coordinator=coordinator,
-        lifeline=lifeline_address(environ, coordinator),
-        start_timeout=start_timeout(environ),
-        is_found_by_jax=True,
-    )
-
-
-def _tpu_hosts(environ: Mapping[str, str]) -> list[str]:
-    return [host for host in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
 
 
 def parse_address(given: str, source: str) -> Address:

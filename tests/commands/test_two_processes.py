@@ -22,7 +22,7 @@ def pair():
     """Starts the two processes of a command; whatever is left of them is killed in the end."""
     processes = []
 
-    def start(*arguments):
+    def start(*arguments, of_second=()):
         address = f"127.0.0.1:{free_port()}"
         for rank in range(2):
             variables = runs.environment(
@@ -32,7 +32,7 @@ def pair():
                 JAX_PROCESS_ID=str(rank),
             )
             process = subprocess.Popen(
-                runs.command(*arguments),
+                runs.command(*arguments, *(of_second if rank else ())),
                 env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -77,6 +77,7 @@ def test_stopped_by_one_sigterm_they_leave_what_one_process_goes_on_with(
     first, second = ended(processes)
     assert (first[0], second[0]) == (75, 75), (first, second)
     assert "training from scratch" in first[1]
+    assert "processes   2, found by JAX_COORDINATOR_ADDRESS; coordinator 127.0.0.1:" in first[1]
     assert "training" not in second[1], "only the first process speaks"
 
     stopped = runs.losses(run_dir)[-1][0]
@@ -101,6 +102,15 @@ def test_an_error_of_one_ends_both_and_says_why(ids, tmp_path, pair):
     assert "nowhere" in first[2]
     assert "Traceback" not in first[2]
     assert second[0] != 0
+
+
+def test_a_config_that_differs_between_them_is_refused_with_the_difference(ids, tmp_path, pair):
+    processes = pair("train", ids, f"run_dir={tmp_path}/run", of_second=["seed=7"])
+    first, second = ended(processes)
+    assert (first[0], second[0]) == (2, 2), (first, second)
+    for _, _, errors in (first, second):
+        assert "seed: 7 in process 1, 0 in process 0" in errors
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -4,8 +4,12 @@ import pytest
 from jaxllm.parallel import distributed
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-SHUTDOWN = {"shutdown_timeout_seconds": 24 * 3600}
-LIMITS = SHUTDOWN | {"initialization_timeout": 300}
+LIMITS = {
+    "shutdown_timeout_seconds": 24 * 3600,
+    "initialization_timeout": 300,
+    "local_device_ids": None,
+    "cluster_detection_method": "deactivate",
+}
 TPU = ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS")
 
 
@@ -14,6 +18,8 @@ def calls(monkeypatch):
     """What JAX would have been asked to join, after which lifelines; nothing is joined."""
     for name in (*VARIABLES, *TPU):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setattr(distributed, "_gang", None)
     calls = []
 
     def initialize(*args, **kwargs):
@@ -78,33 +84,12 @@ def test_a_port_that_is_taken_is_said_before_jax_tries_it(calls, monkeypatch):
     assert calls == [("lifeline", 0, 4)]
 
 
-def test_tpu_hosts_are_found_by_jax(calls, monkeypatch):
+def test_tpu_hosts_are_named_to_jax(calls, monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
     distributed.initialize()
-    assert calls == [("lifeline", 1, 2), ("jax", LIMITS)]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "is_joined"),
-    [
-        ("TPU_WORKER_HOSTNAMES", "a,b", True),
-        ("TPU_WORKER_HOSTNAMES", "a", False),
-        ("TPU_WORKER_HOSTNAMES", "", False),
-        ("MEGASCALE_COORDINATOR_ADDRESS", "a:1", True),
-    ],
-)
-def test_where_the_environment_does_not_number_them_jax_is_asked(
-    calls, monkeypatch, name, value, is_joined
-):
-    from jax._src.distributed import global_state
-
-    monkeypatch.setattr(global_state, "coordinator_address", "first:8482")
-    monkeypatch.setattr(global_state, "process_id", 3)
-    monkeypatch.setattr(global_state, "num_processes", 8)
-    monkeypatch.setenv(name, value)
-    distributed.initialize()
-    assert calls == ([("jax", SHUTDOWN), ("lifeline", 3, 8)] if is_joined else [])
+    assert calls == [("lifeline", 1, 2), ("jax", "a:8482", 2, 1, LIMITS)]
+    assert distributed.found() == "2, found by TPU_WORKER_HOSTNAMES; coordinator a:8482"
 
 
 @pytest.mark.parametrize("code", [0, 75])
@@ -127,3 +112,4 @@ def test_the_only_process_is_the_first_and_its_text_its_own():
     assert distributed.is_first()
     for text in ("", "[]", "Zwölf Boxkämpfer\n" * 500):
         assert distributed.from_first(text) == text
+        assert distributed.from_all(text) == [text]

@@ -7,12 +7,6 @@ EXPLICIT = {
     "JAX_NUM_PROCESSES": "4",
     "JAX_PROCESS_ID": "3",
 }
-SLICE = {"TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "2"}
-SLICES = {
-    "MEGASCALE_COORDINATOR_ADDRESS": "first:8080",
-    "MEGASCALE_NUM_SLICES": "2",
-    "MEGASCALE_SLICE_ID": "1",
-}
 
 
 def places(gang):
@@ -24,7 +18,7 @@ def test_the_lifeline_takes_the_port_after_the_coordinators():
     gang = read_gang(EXPLICIT)
     assert (gang.rank, gang.count, gang.start_timeout) == (3, 4, 300.0)
     assert places(gang) == ("10.0.0.2:1234", "10.0.0.2:1235")
-    assert not gang.is_found_by_jax
+    assert str(gang) == "4, found by JAX_COORDINATOR_ADDRESS; coordinator 10.0.0.2:1234"
 
 
 def test_address_and_limit_of_the_lifeline_can_be_set():
@@ -50,31 +44,6 @@ def test_loopback_is_known_by_its_address(host, is_loopback):
     gang = read_gang({**EXPLICIT, "JAX_COORDINATOR_ADDRESS": f"{host}:1234"})
     assert gang.coordinator.is_loopback is is_loopback
     assert gang.lifeline.is_loopback is is_loopback
-
-
-def test_hosts_of_one_slice_count_as_jax_counts_them():
-    gang = read_gang(SLICE)
-    assert (gang.rank, gang.count, gang.is_found_by_jax) == (2, 3, True)
-    assert places(gang) == ("a:8482", "a:8483")
-
-
-def test_hosts_of_several_slices_count_slice_by_slice():
-    gang = read_gang({**SLICE, **SLICES})
-    assert (gang.rank, gang.count, gang.is_found_by_jax) == (5, 6, True)
-    assert places(gang) == ("first:8482", "first:8483")
-
-
-@pytest.mark.parametrize(
-    "environ",
-    [
-        {},
-        {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},
-        {"TPU_WORKER_HOSTNAMES": "a,b"},
-        {**SLICE, "MEGASCALE_COORDINATOR_ADDRESS": "first:8080"},
-    ],
-)
-def test_without_all_that_is_needed_there_is_no_gang_yet(environ):
-    assert read_gang(environ) is None
 
 
 @pytest.mark.parametrize(
