@@ -107,6 +107,8 @@ lock:
 	    --quiet -o requirements-notebooks.lock
 	echo 'lm-eval==0.4.13' | uv pip compile - -c .constraints --universal --python-version 3.12 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet -o requirements-tasks.lock
+	echo 'uv==0.13.8' | uv pip compile - --generate-hashes --no-header --no-annotate \
+	    --no-emit-index-url --quiet -o tpu/requirements-uv.lock
 	printf '%s\n' mkdocs==1.6.1 mkdocs-material==9.8.1 | uv pip compile - --universal \
 	    --python-version 3.12 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	    --quiet -o requirements-docs.lock

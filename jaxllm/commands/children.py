@@ -51,7 +51,8 @@ class Children:
 
     Each leads a process group of its own: a ctrl-C at the terminal reaches only the launcher,
     which passes it on once. The first process speaks for all and has the launcher's own stdout,
-    which may be a terminal with a progress bar; any other line has its process in front, as `[2]`.
+    which may be a terminal with a progress bar; any other line has its process in front, as `[2]`,
+    unless there is only one.
     """
 
     def __init__(self, commands: Sequence[Command], lines: Lines) -> None:
@@ -60,6 +61,7 @@ class Children:
         self._speakers: list[threading.Thread] = []
         self._stack = ExitStack()
         self._codes: list[int | None] = [None] * len(commands)
+        self._has_ranks = len(commands) > 1
         self._guardian = self._stack.enter_context(Guardian())
         try:
             for rank, command in enumerate(commands):
@@ -127,7 +129,7 @@ class Children:
             if pipe is not None:
                 speaker = threading.Thread(
                     target=self._lines.pass_on,
-                    args=(pipe, stream, b"[%d] " % rank),
+                    args=(pipe, stream, b"[%d] " % rank if self._has_ranks else b""),
                     daemon=True,  # a worker that left its group may hold the pipe open for ever
                     name=f"lines of process {rank}",
                 )

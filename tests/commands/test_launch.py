@@ -10,7 +10,14 @@ import time
 
 import pytest
 
-from jaxllm.commands.launch import free_ports, newest_step, rank_environment, read_run_dir
+from jaxllm.commands.children import Lines
+from jaxllm.commands.launch import (
+    Checkpoints,
+    free_ports,
+    newest_step,
+    rank_environment,
+    read_run_dir,
+)
 
 from . import runs
 
@@ -62,6 +69,29 @@ def test_the_newest_checkpoint_is_the_highest_number(tmp_path):
     assert newest_step(tmp_path) == 10
 
 
+def test_in_a_bucket_a_checkpoint_counts_once_it_is_marked_complete(bucket):
+    run_dir = f"{bucket.url}/runs/a"
+    assert newest_step(run_dir) is None
+    for step in (9, 10, 11):
+        bucket.put(f"runs/a/checkpoints/{step}/params/data", b"weights")
+    assert newest_step(run_dir) is None
+    for step in (9, 10):
+        bucket.put(f"runs/a/checkpoints/{step}/commit_success.txt", b"complete")
+    assert newest_step(run_dir) == 10
+
+
+@pytest.mark.parametrize("fault", [503, 401, "cut before"])
+def test_a_bucket_out_of_reach_counts_as_no_newer_checkpoint(bucket, quick_retries, capfd, fault):
+    """The launcher goes on, and says why it may give up earlier."""
+    bucket.put("runs/a/checkpoints/9/commit_success.txt", b"complete")
+    checkpoints = Checkpoints(f"{bucket.url}/runs/a", Lines())
+    bucket.faults.next(fault, times=None)
+    assert checkpoints.newest_step() is None
+    assert "cannot see whether a checkpoint is newer: gs://" in capfd.readouterr().err
+    bucket.faults.clear()
+    assert checkpoints.newest_step() == 9
+
+
 def test_the_run_folder_is_that_of_train(tmp_path):
     config = tmp_path / "one.yaml"
     config.write_text("run_dir: runs/one\nmodel: {num_layers: 2}\n")
@@ -77,26 +107,80 @@ def test_the_run_folder_is_that_of_train(tmp_path):
             read_run_dir(str(config))
 
 
-def test_the_launcher_has_no_jax(tmp_path):
-    """Here the processes it starts say what they were started as, and end."""
-    script = """
+# Processes are shells here, which say what they were started as and with.
+LAUNCHER = """
 import sys
 from jaxllm import cli
 from jaxllm.commands import launch
-launch.sys = type("S", (), {"executable": "echo"})
-sys.argv = ["jaxllm", "launch", "--processes", "2", "demo", "run_dir=x", "seed=1"]
+launch.sys = type("S", (), {"executable": sys.argv[1]})
+sys.argv = ["jaxllm", "launch", *sys.argv[2:]]
 try: cli.main()
 except SystemExit as end: print(end.code)
 print([name for name in ("jax", "numpy", "jaxllm.config") if name in sys.modules])
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path
+
+
+def launched(*arguments, executable="echo", cwd=None, env=None):
+    return subprocess.run(
+        [sys.executable, "-c", LAUNCHER, executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        env=env,
     )
+
+
+def test_the_launcher_has_no_jax(tmp_path):
+    ended = launched("--processes", "2", "demo", "run_dir=x", "seed=1", cwd=tmp_path)
     arguments = "-m jaxllm.cli train demo run_dir=x seed=1"
     said = ended.stdout.splitlines()
     assert sorted(said[:2]) == sorted([arguments, f"[1] {arguments}"]), ended.stderr
     assert said[2:] == ["0", "[]"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_one_process_has_the_environment_as_it_is(tmp_path):
+    """What it sees of the machine, and who it is among several hosts, is not the launcher's."""
+    given = {
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        "JAX_PLATFORMS": "tpu",
+        "TPU_WORKER_ID": "3",
+        "XLA_FLAGS": "--xla_a=1",
+    }
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\necho "$@"; env\n')
+    shell.chmod(0o755)
+    ended = launched("demo", "run_dir=x", executable=str(shell), cwd=tmp_path, env=given)
+    arguments, *variables = ended.stdout.splitlines()
+    assert arguments == "-m jaxllm.cli train demo run_dir=x", ended.stderr
+    assert variables[-2:] == ["0", "[]"]
+    seen = dict(variable.split("=", 1) for variable in variables[:-2])
+    for set_by_the_shell in ("PWD", "_", "OLDPWD", "SHLVL"):
+        seen.pop(set_by_the_shell, None)
+    seen.pop("LC_CTYPE", None)  # Python's own, where no locale is set
+    assert seen == given
+    assert "started 1 process (pid" in ended.stderr
+
+
+def test_the_one_process_is_started_again(tmp_path):
+    """It fails once, is interrupted once, and is done with the third try."""
+    shell = tmp_path / "shell"
+    shell.write_text(
+        "#!/bin/sh\necho try >> tries; case $(wc -l < tries) in 1) exit 1;; 2) exit 75;; esac\n"
+    )
+    shell.chmod(0o755)
+    ended = launched("demo", "run_dir=x", "--max-backoff=0.01", executable=str(shell), cwd=tmp_path)
+    assert ended.stdout.splitlines()[0] == "0", ended.stderr
+    assert "restarting in 0.01 s (try 2 of 10)" in ended.stderr
+    assert (tmp_path / "tries").read_text().count("try") == 3
+
+
+def test_cpu_devices_are_those_of_several_processes(tmp_path):
+    ended = launched("demo", "--devices-per-process", "4", cwd=tmp_path)
+    assert ended.stdout.splitlines()[0] == "2"
+    assert "--devices-per-process 4" in ended.stderr
+    assert "add --processes" in ended.stderr
 
 
 STEPS, KILLED_AFTER = 60, 30
