@@ -7,6 +7,7 @@ TASKS := $(VENV)/.tasks
 NOTEBOOKS := $(VENV)/.notebooks
 HF_VENV := .venv-hf
 DOCS_VENV := .venv-docs
+BEAM_VENV := .venv-beam
 PUBLISHED := $(VENV)/.published
 # One process a core; tests of a file stay together as long as none is idle, for what they share.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
@@ -14,7 +15,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 NOT_IN_ALL := not faults and not tpu_compile and not hf and not notebooks and not beam
 
 .PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks
-.PHONY: test-notebooks docs lint lock clean
+.PHONY: test-notebooks test-beam docs lint lock clean
 
 setup: $(STAMP)
 
@@ -85,6 +86,14 @@ $(HF_VENV)/.installed: requirements-hf.lock scripts/setup_hf.sh
 	@bash scripts/setup_hf.sh $(HF_VENV)
 	@touch $@
 
+# Prepares data as an Apache Beam pipeline, in an environment of its own.
+test-beam: setup $(BEAM_VENV)/.installed
+	$(BEAM_VENV)/bin/python -m pytest -m beam tests/data/test_beam.py
+
+$(BEAM_VENV)/.installed: requirements-beam.lock pyproject.toml scripts/setup_beam.sh
+	@bash scripts/setup_beam.sh $(BEAM_VENV) $(BIN)/python
+	@touch $@
+
 # The site in site/, from an environment of its own; a broken link or anchor ends it with an error.
 docs: $(DOCS_VENV)/.installed
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
@@ -107,6 +116,9 @@ lock:
 	    --quiet -o requirements-notebooks.lock
 	echo 'lm-eval==0.4.13' | uv pip compile - -c .constraints --universal --python-version 3.12 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet -o requirements-tasks.lock
+	printf '%s\n' pytest hatchling editables | uv pip compile pyproject.toml - --extra beam \
+	    --extra gcp --universal --python-version 3.12 --generate-hashes --no-header --no-annotate \
+	    --no-emit-index-url --quiet -o requirements-beam.lock
 	echo 'uv==0.13.8' | uv pip compile - --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url --quiet -o tpu/requirements-uv.lock
 	printf '%s\n' mkdocs==1.6.1 mkdocs-material==9.8.1 | uv pip compile - --universal \
@@ -122,4 +134,4 @@ lock:
 	    --no-annotate --no-emit-index-url --quiet -o requirements-hf.lock
 
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DOCS_VENV) $(BEAM_VENV) site .mypy_cache .ruff_cache .pytest_cache

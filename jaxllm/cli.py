@@ -8,7 +8,7 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -70,11 +70,16 @@ def train(
 @app.command()
 def launch(
     config: ConfigArgument,
-    processes: Annotated[int, typer.Option(help="How many processes are one run.", min=1)],
     overrides: OverridesArgument = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU processes that are one run; default one with the devices there are.", min=1
+        ),
+    ] = None,
     devices_per_process: Annotated[
-        int, typer.Option(help="CPU devices that each process has.", min=1)
-    ] = 1,
+        int | None, typer.Option(help="CPU devices of each of them; default 1.", min=1)
+    ] = None,
     max_restarts: Annotated[
         int, typer.Option(help="In a row without a newer checkpoint, until it gives up.", min=0)
     ] = 10,
@@ -88,7 +93,7 @@ def launch(
         list[str] | None, typer.Option(metavar="KEY", help="As for train; repeatable.")
     ] = None,
 ) -> None:
-    """Train in several processes on this machine's CPU, and start them again if one fails."""
+    """Train, and start again what fails: this machine's process, or several on its CPU."""
     from jaxllm.commands.launch import launch
 
     raise typer.Exit(
@@ -104,12 +109,20 @@ def launch(
 
 
 @app.command()
-def prepare(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+def prepare(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    runner: Annotated[
+        Literal["beam"] | None,
+        typer.Option(help="What works in place of processes here; Beam's options follow a `--`."),
+    ] = None,
+) -> None:
     """Turn the config's raw text into tokenised TFDS datasets."""
     _exit_on_sigterm()
-    from jaxllm.commands.prepare import prepare
+    from jaxllm.commands.prepare import beam_options, prepare
 
-    prepare(_load(config, overrides))
+    given, beam = beam_options(overrides or [], runner=runner)
+    prepare(_load(config, given), beam=beam)
 
 
 @app.command()

@@ -11,15 +11,20 @@ Shapes: B rows of this host, T = sequence length.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 Batch = dict[str, np.ndarray]
 
 
-def batch_shapes(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(rows: int, length: int) -> "dict[str, jax.ShapeDtypeStruct]":
     """Shapes and dtypes of the fields of a batch, which follow from its size alone."""
+    import jax  # workers that only prepare data may do without
+
     dtypes = {
         **dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), np.int32),
         "loss_mask": np.float32,

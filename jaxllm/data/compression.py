@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
+from jaxllm.data.remote_files import open_file
+
 SUFFIXES = (".gz", ".zst")
 BLOCK_BYTES = 1 << 20
 
@@ -27,7 +29,7 @@ def open_stream(path: str) -> Iterator[IO[bytes]]:
     Raises ValueError from the `with` block when the file turns out truncated or corrupt.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if path.endswith(".gz"):
                 yield cast(IO[bytes], gzip.GzipFile(fileobj=file))
             elif path.endswith(".zst"):

@@ -10,6 +10,7 @@ from pydantic import Field
 from jaxllm.data.documents import BadRecord, Corpus, Document, Span
 from jaxllm.data.jsonl_corpus import JsonlCorpusConfig
 from jaxllm.data.parquet_corpus import ParquetCorpusConfig
+from jaxllm.data.remote_files import file_sizes
 from jaxllm.data.text_corpus import TextCorpusConfig
 from jaxllm.data.tfds_corpus import TfdsCorpusConfig
 
@@ -52,7 +53,7 @@ def split_of(record: int, validation_every: int) -> SplitName:
 
 def part_bytes(corpus: Corpus) -> int:
     """The size of a part: a 64th of the corpus, within bounds that keep memory and files few."""
-    total = sum(path.stat().st_size for path in corpus.files())
+    total = sum(file_sizes(corpus.files()))
     return min(MAX_PART_BYTES, max(MIN_PART_BYTES, total // PARTS_WANTED))
 
 

@@ -11,6 +11,8 @@ there so that the end of the last document is scored like any other. The stream 
 records; the last one is filled up with delimiters that `tokens` does not count.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,10 @@ from pydantic import Field, ValidationError
 
 from jaxllm.data.missing import MissingData
 from jaxllm.data.records import FEATURE, RECORD_TOKENS, record_prefix, shard_lengths, shard_name
+from jaxllm.data.remote_files import exists, folder_sizes, read_file
+from jaxllm.data.whole_files import filled
 from jaxllm.schema import Config
+from jaxllm.storage import as_path, is_remote, text_of
 
 SIDECAR = "tokens.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -90,6 +95,7 @@ def split_card(
 ) -> SplitCard:
     """The card of a split whose shards are all written."""
     records = -(-tokens // RECORD_TOKENS)
+    sizes = folder_sizes(folder)
     lengths = shard_lengths(records)
     shards = tuple(shard_name(name, split, i, len(lengths)) for i in range(len(lengths)))
     return SplitCard(
@@ -100,28 +106,48 @@ def split_card(
         last_record_tokens=tokens - (records - 1) * RECORD_TOKENS,
         shard_records=lengths[0],
         shards=shards,
-        shard_bytes=tuple((folder / shard).stat().st_size for shard in shards),
+        shard_bytes=tuple(sizes[shard] for shard in shards),
     )
+
+
+def dataset_features(dtype: str) -> Any:
+    """What TFDS knows of a record."""
+    import tensorflow_datasets as tfds
+
+    kind = np.dtype(dtype).type
+    tokens = tfds.features.Tensor(shape=(RECORD_TOKENS,), dtype=kind, encoding="bytes")
+    return tfds.features.FeaturesDict({FEATURE: tokens})
 
 
 def write_metadata(folder: Path, card: DatasetCard) -> None:
     """Writes TFDS's metadata and, last, the sidecar."""
     import tensorflow_datasets as tfds
 
-    dtype = np.dtype(card.dtype)
-    tokens = tfds.features.Tensor(shape=(RECORD_TOKENS,), dtype=dtype.type, encoding="bytes")
-    features = tfds.features.FeaturesDict({FEATURE: tokens})
-    zeros = np.zeros(RECORD_TOKENS, dtype)
+    features = dataset_features(card.dtype)
+    zeros = np.zeros(RECORD_TOKENS, np.dtype(card.dtype))
     expected = record_prefix(zeros.nbytes) + zeros.tobytes()
     assert features.serialize_example({FEATURE: zeros}) == expected, "TFDS changed its format"
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(folder),
-        features=features,
-        split_infos=[_split_info(tfds, folder, card, split) for split in card.splits],
-        check_data=False,
-        description=f"Tokens of {card.name}, in records of {RECORD_TOKENS}; see {SIDECAR}.",
-    )
-    (folder / SIDECAR).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with filled(folder, last=SIDECAR) as local, _names_for_tfds(local, card):
+        tfds.folder_dataset.write_metadata(
+            data_dir=str(local),
+            features=features,
+            split_infos=[_split_info(tfds, local, card, split) for split in card.splits],
+            check_data=False,
+            description=f"Tokens of {card.name}, in records of {RECORD_TOKENS}; see {SIDECAR}.",
+        )
+        (local / SIDECAR).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _names_for_tfds(folder: Path, card: DatasetCard) -> Iterator[None]:
+    """Within it the folder has files with the names of shards, of which TFDS takes the splits."""
+    names = (split.shards[0] for split in card.splits.values())
+    absent = [folder / name for name in names if not (folder / name).exists()]
+    for path in absent:
+        path.touch()
+    yield
+    for path in absent:
+        path.unlink()
 
 
 def _split_info(tfds: Any, folder: Path, card: DatasetCard, split: str) -> Any:
@@ -146,14 +172,14 @@ def read_card(folder: Path | str) -> DatasetCard:
 
     Raises ValueError when the folder holds no complete dataset, MissingData when there is none.
     """
-    path = Path(folder) / SIDECAR
-    if not path.is_file():
+    path = as_path(folder) / SIDECAR
+    if not exists(path):
         error = ValueError(
-            f"{folder} is no tokenised dataset: it has no {SIDECAR}; give the folder that "
+            f"{text_of(folder)} is no tokenised dataset: it has no {SIDECAR}; give the folder that "
             f"`jaxllm prepare` made"
         )
-        raise error if Path(folder).exists() else MissingData(error)
+        raise error if not is_remote(folder) and Path(folder).exists() else MissingData(error)
     try:
-        return DatasetCard.model_validate_json(path.read_bytes())
+        return DatasetCard.model_validate_json(read_file(path))
     except ValidationError as error:
         raise ValueError(f"{path} is damaged or of another version: {error}") from error

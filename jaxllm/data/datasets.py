@@ -12,6 +12,7 @@ from jaxllm.data.dataset_folder import read_card
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
 from jaxllm.schema import Config
+from jaxllm.storage import as_path, is_remote
 
 SYNTHETIC_VALIDATION_TOKENS = 1 << 16
 
@@ -38,7 +39,7 @@ class PreparedDatasetConfig(_Weighted):
     type: Literal["prepared"] = "prepared"
     """Kind of dataset: an existing folder of tokens."""
     path: str
-    """Folder of the dataset, the one that holds tokens.json."""
+    """Folder of the dataset, local or in gs://, the one that holds tokens.json."""
 
 
 class BinDatasetConfig(_Weighted):
@@ -101,7 +102,7 @@ def open_streams(config: DatasetConfig, *, folder: Path | None) -> dict[str, Tok
                 "validation": _synthetic(config, SYNTHETIC_VALIDATION_TOKENS, seed=1),
             }
         case PreparedDatasetConfig():
-            folder = Path(config.path)
+            folder = as_path(config.path)
     assert folder is not None
     return {split: PreparedStream(folder, split) for split in read_card(folder).splits}
 
@@ -117,6 +118,10 @@ def _bins(config: BinDatasetConfig) -> dict[str, TokenStream]:
 
 
 def _bin(config: BinDatasetConfig, key: str, path: str) -> TokenStream:
+    if is_remote(path):
+        raise DatasetError(
+            key, f"{path} cannot be memory-mapped; copy it to this machine and give that file"
+        )
     if not Path(path).expanduser().exists():
         raise MissingData(DatasetError(key, f"there is no token file {path}"))
     return BinStream(

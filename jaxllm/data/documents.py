@@ -9,6 +9,8 @@ from typing import Protocol
 
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.missing import MissingData
+from jaxllm.data.remote_files import glob_files
+from jaxllm.storage import is_remote
 
 PACKAGE_SCHEME = "package://"
 
@@ -86,19 +88,25 @@ def decode_utf8(data: bytes, where: str) -> Document | BadRecord:
 def expand_paths(paths: Sequence[str]) -> tuple[Path, ...]:
     """The files that paths and globs name, sorted within each pattern, each file once.
 
-    `package://NAME/GLOB` names files of an installed Python package, which is not imported.
-    Raises MissingData for a pattern that matches no file.
+    `package://NAME/GLOB` names files of an installed Python package, which is not imported;
+    `gs://BUCKET/GLOB` those of a bucket. Raises MissingData for a pattern that matches no file.
     """
     found: dict[Path, None] = {}
     for pattern in paths:
-        matches = [Path(match) for match in sorted(_matches(pattern))]
-        files = [match for match in matches if match.is_file()]
+        files = _files(pattern)
         if not files:
             raise _missing(
                 f"{pattern!r} matches no file; give files or globs, such as 'texts/**/*.txt'"
             )
         found.update(dict.fromkeys(files))
     return tuple(found)
+
+
+def _files(pattern: str) -> list[Path]:
+    if not pattern.startswith(PACKAGE_SCHEME) and is_remote(pattern):
+        return glob_files(pattern)
+    matches = (Path(match) for match in sorted(_matches(pattern)))
+    return [match for match in matches if match.is_file()]
 
 
 def _matches(pattern: str) -> list[str]:

@@ -18,7 +18,7 @@ class JsonlCorpusConfig(Config):
     type: Literal["jsonl"] = "jsonl"
     """Kind of corpus: JSON lines."""
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files and globs to read; `package://NAME/GLOB` names files of an installed package."""
+    """Files and globs, also in gs://; `package://NAME/GLOB` names files of an installed package."""
     text_key: str = "text"
     """Key of the text in each line's object."""
     error_budget: int = Field(default=0, ge=0)

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from jaxllm.data.dataset_error import of_dataset
-from jaxllm.data.dataset_folder import SIDECAR, TOKENIZER_FOLDER, read_card
+from jaxllm.data.dataset_folder import SIDECAR, read_card
 from jaxllm.data.datasets import (
     CorpusDatasetConfig,
     DatasetConfig,
@@ -18,10 +18,13 @@ from jaxllm.data.datasets import (
 from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.prepare import Progress, tokenise_corpus
+from jaxllm.data.remote_files import exists
+from jaxllm.data.shard_cache import tokenizer_folder
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 from jaxllm.data.tokenizer_training import prepare_tokenizer
 from jaxllm.schema import Config
+from jaxllm.storage import as_path
 
 
 class DataConfig(Config):
@@ -36,7 +39,7 @@ class DataConfig(Config):
     tokenizer: TokenizerConfig | None = None
     """Tokenizer of the corpora; without one, that of the prepared datasets is used."""
     root: str = "data"
-    """Folder where tokenised datasets and trained tokenizers are kept."""
+    """Folder where tokenised datasets and trained tokenizers are kept, local or in gs://."""
     workers: int | None = Field(default=None, gt=0)
     """Processes that tokenise; one a core when it is not given."""
     shuffle: bool = True
@@ -59,6 +62,7 @@ class DataConfig(Config):
         seed: int = 0,
         tokenizer: Tokenizer | None = None,
         folders: Mapping[str, Path] | None = None,
+        beam: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> "Data":
         """Prepares what is missing and opens everything; see `Data`.
@@ -66,7 +70,8 @@ class DataConfig(Config):
         `tokenizer` is one that exists already, as that of a trained model; by default it is
         made as the config says. `folders` are tokenised datasets that a run used before, by
         name: a corpus that has one of this tokenizer is opened from there, and its raw text is
-        not looked at. Only a tokenizer that is not given may need the text then.
+        not looked at. Only a tokenizer that is not given may need the text then. `beam` are the
+        options of an Apache Beam pipeline that tokenises in place of processes of this machine.
 
         Raises ValueError for data that is wrong; where that which is there is not, MissingData for
         files that are not there.
@@ -82,7 +87,7 @@ class DataConfig(Config):
         missing = Missing()
         with missing.told_last():
             tokenizer = tokenizer or self._tokenizer(seed)
-        found = self._folders(tokenizer, folders or {}, on_progress, missing)
+        found = self._folders(tokenizer, folders or {}, missing, beam=beam, on_progress=on_progress)
         streams = self._streams(found, missing)
         _check_vocabularies(tokenizer, streams)
         missing.tell()
@@ -92,8 +97,10 @@ class DataConfig(Config):
         self,
         tokenizer: Tokenizer | None,
         folders: Mapping[str, Path],
-        on_progress: Progress | None,
         missing: Missing,
+        *,
+        beam: Sequence[str] | None,
+        on_progress: Progress | None,
     ) -> dict[str, Path]:
         """The folders of tokenised datasets by name; a corpus is prepared where it has none.
 
@@ -103,16 +110,19 @@ class DataConfig(Config):
         for name, dataset in self.datasets.items():
             if isinstance(dataset, PreparedDatasetConfig):
                 with missing.told_last():
-                    _check_tokenizer(name, Path(dataset.path), tokenizer)
-                    found[name] = Path(dataset.path)
+                    folder = as_path(dataset.path)
+                    _check_tokenizer(name, folder, tokenizer)
+                    found[name] = folder
         for name, dataset in self.datasets.items():
             if isinstance(dataset, CorpusDatasetConfig) and tokenizer is not None:
                 known = folders.get(name)
                 if known is not None and _holds(known, dataset, tokenizer):
-                    found[name] = known
+                    found[name] = as_path(known)
                     continue
                 with missing.told_last():
-                    found[name] = self._tokenise(name, dataset, tokenizer, on_progress)
+                    found[name] = self._tokenise(
+                        name, dataset, tokenizer, beam=beam, on_progress=on_progress
+                    )
         return found
 
     def _streams(
@@ -142,7 +152,7 @@ class DataConfig(Config):
             if isinstance(dataset, PreparedDatasetConfig):
                 with of_dataset(name):
                     read_card(dataset.path)
-                    return load_tokenizer(Path(dataset.path) / TOKENIZER_FOLDER)
+                    return load_tokenizer(tokenizer_folder(dataset.path))
         return None
 
     def _tokenise(
@@ -150,6 +160,8 @@ class DataConfig(Config):
         name: str,
         dataset: CorpusDatasetConfig,
         tokenizer: Tokenizer,
+        *,
+        beam: Sequence[str] | None,
         on_progress: Progress | None,
     ) -> Path:
         """The folder of a corpus, prepared."""
@@ -157,10 +169,11 @@ class DataConfig(Config):
             return tokenise_corpus(
                 dataset.corpus,
                 tokenizer=tokenizer,
-                root=Path(self.root),
+                root=as_path(self.root),
                 name=name,
                 validation_every=dataset.validation_every,
                 workers=self.workers,
+                beam=beam,
                 on_progress=on_progress,
             )
 
@@ -239,7 +252,7 @@ class Data:
 
 def _holds(folder: Path, dataset: CorpusDatasetConfig, tokenizer: Tokenizer) -> bool:
     """Whether a folder is a complete dataset of this tokenizer, with these documents held out."""
-    if not (folder / SIDECAR).is_file():
+    if not exists(as_path(folder) / SIDECAR):
         return False
     card = read_card(folder)
     made = (card.tokenizer, card.validation_every)

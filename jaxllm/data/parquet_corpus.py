@@ -1,6 +1,7 @@
 """Parquet files: each row is a document, in a column of text."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,9 @@ from pydantic import Field
 
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.documents import BadRecord, Record, Span, decode_utf8, expand_paths
+from jaxllm.data.remote_files import open_file
 from jaxllm.schema import Config
+from jaxllm.storage import is_remote
 
 BATCH_ROWS = 256
 
@@ -19,7 +22,7 @@ class ParquetCorpusConfig(Config):
     type: Literal["parquet"] = "parquet"
     """Kind of corpus: Parquet files."""
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files and globs to read; `package://NAME/GLOB` names files of an installed package."""
+    """Files and globs, also in gs://; `package://NAME/GLOB` names files of an installed package."""
     text_column: str = "text"
     """Name of the column that holds the text."""
     error_budget: int = Field(default=0, ge=0)
@@ -94,15 +97,20 @@ def _record(value: bytes | None, where: str) -> Record:
     return BadRecord(where, "the text is null") if value is None else decode_utf8(value, where)
 
 
-def _open(source: str) -> Any:
+@contextmanager
+def _open(source: str) -> Iterator[Any]:
     """The file, its footer read."""
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        return pyarrow.parquet.ParquetFile(source)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _damaged(source, error) from error
+    with ExitStack() as stack:
+        # By its path where it has one: the library then reads without the interpreter's lock.
+        file = stack.enter_context(open_file(source)) if is_remote(source) else source
+        try:
+            opened = pyarrow.parquet.ParquetFile(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(source, error) from error
+        yield opened
 
 
 def _damaged(source: str, error: Exception) -> ValueError:

@@ -5,8 +5,8 @@ last and marks the part as finished. Every file gets its name only when it is co
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +14,14 @@ from typing import IO, get_args
 
 import numpy as np
 
-from jaxllm.data.content import write_atomically
 from jaxllm.data.corpus import CorpusConfig, Part, SplitName, read_part
 from jaxllm.data.documents import BadRecord, Span
 from jaxllm.data.records import RECORD_TOKENS, shard_lengths, shard_name, write_shard
+from jaxllm.data.remote_files import fetch_folder, folder_sizes, in_threads, read_file, read_range
 from jaxllm.data.tokenizer import Tokenizer, load_tokenizer, token_dtype
+from jaxllm.data.whole_files import write_file, written
 from jaxllm.schema import Config
+from jaxllm.storage import as_path, is_remote
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
@@ -50,6 +52,9 @@ class ShardTask:
     """One shard to write: `pieces` are (file, first id, number of ids) to put end to end."""
 
     path: str
+    split: SplitName
+    first: int
+    """Index of its first record within the split."""
     records: int
     pieces: tuple[tuple[str, int, int], ...]
     delimiter_id: int
@@ -96,20 +101,27 @@ def part_file(folder: Path, index: int, kind: str) -> Path:
     return folder / f"part-{index:06d}.{kind}"
 
 
-def finished_part(folder: Path, index: int) -> PartResult | None:
-    """The result of a part that an earlier run finished."""
-    path = part_file(folder, index, "json")
-    return PartResult.model_validate_json(path.read_bytes()) if path.exists() else None
+def finished_parts(folder: Path) -> dict[int, PartResult]:
+    """The results of the parts that an earlier run finished, by the part's index."""
+    names = [name for name in sorted(folder_sizes(folder)) if name.endswith(".json")]
+    found = in_threads(lambda name: read_file(folder / name), names)
+    results = map(PartResult.model_validate_json, found)
+    return {_index(name): result for name, result in zip(names, results, strict=True)}
 
 
 def any_finished(folder: Path) -> bool:
     """Whether an earlier run finished a part."""
-    return any(folder.glob("part-*.json"))
+    return any(name.endswith(".json") for name in folder_sizes(folder))
+
+
+def _index(name: str) -> int:
+    """The index of a part, of its file's name."""
+    return int(name.removeprefix("part-").split(".")[0])
 
 
 def encode_part(task: PartTask) -> PartResult:
     """Tokenises a part. Bad records beyond the corpus's error budget end it early."""
-    folder = Path(task.folder)
+    folder = as_path(task.folder)
     counts = {split: SplitCounts() for split in SPLITS}
     skipped: list[str] = []
     empty = 0
@@ -129,7 +141,8 @@ def encode_part(task: PartTask) -> PartResult:
                 counts[split] = counts[split].plus(_write(files[split], record.text, tokenizer))
     result = PartResult(splits=counts, skipped=tuple(skipped), empty=empty)
     if len(skipped) <= task.corpus.error_budget:
-        write_atomically(part_file(folder, task.index, "json"), result.model_dump_json())
+        with write_file(part_file(folder, task.index, "json")) as file:
+            file.write(result.model_dump_json().encode())
     return result
 
 
@@ -146,7 +159,11 @@ def _write(file: IO[bytes], text: str, tokenizer: Tokenizer) -> SplitCounts:
 @lru_cache(maxsize=1)
 def _tokenizer(folder: str) -> Tokenizer:
     """One tokenizer a worker: its cache of words serves all the parts."""
-    return load_tokenizer(folder)
+    if not is_remote(folder):
+        return load_tokenizer(folder)
+    with tempfile.TemporaryDirectory(prefix="jaxllm-") as local:
+        fetch_folder(as_path(folder), Path(local))
+        return load_tokenizer(local)
 
 
 def plan_shards(
@@ -164,6 +181,8 @@ def plan_shards(
             stop = first + records * RECORD_TOKENS
             task = ShardTask(
                 path=str(folder / shard_name(name, split, shard, len(lengths))),
+                split=split,
+                first=first // RECORD_TOKENS,
                 records=records,
                 pieces=_pieces(parts, split, tokens, first, stop),
                 delimiter_id=tokenizer.delimiter_id,
@@ -188,42 +207,36 @@ def _pieces(
 
 
 def write_shard_of_parts(task: ShardTask) -> None:
-    """Writes a shard, or leaves the one that is there.
-
-    Whatever the pieces do not fill is the closing delimiter and the filling of the last record.
-    """
+    """Writes a shard, or leaves the one that is there."""
     path = Path(task.path)
     if path.exists():
         return
-    dtype = np.dtype(task.dtype)
-    ids = np.full(task.records * RECORD_TOKENS, task.delimiter_id, dtype)
+    with written(path) as temporary:
+        write_shard(temporary, iter(shard_ids(task)))
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def shard_ids(task: ShardTask) -> np.ndarray:
+    """The ids of a shard, shape (records, RECORD_TOKENS).
+
+    Whatever the pieces do not fill is the closing delimiter and the filling of the last record.
+    """
+    ids = np.full(task.records * RECORD_TOKENS, task.delimiter_id, np.dtype(task.dtype))
     position = 0
     for file, first, count in task.pieces:
-        piece = np.fromfile(file, dtype, count=count, offset=first * dtype.itemsize)
-        assert len(piece) == count, f"{file} is shorter than its counts say"
-        ids[position : position + count] = piece
+        ids[position : position + count] = _read_ids(file, first, count, ids.dtype)
         position += count
-    with _named_when_complete(path) as temporary:
-        write_shard(temporary, iter(ids.reshape(task.records, RECORD_TOKENS)))
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+    return ids.reshape(task.records, RECORD_TOKENS)
 
 
-@contextmanager
-def write_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears under its name only when it is complete and on disk."""
-    with _named_when_complete(path) as temporary, temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _named_when_complete(path: Path) -> Iterator[Path]:
-    """A temporary name, replaced by the true one on success and removed on failure."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _read_ids(file: str, first: int, count: int, dtype: np.dtype) -> np.ndarray:
+    """The ids [first, first + count) of a part."""
+    if is_remote(file):
+        piece = np.frombuffer(
+            read_range(as_path(file), first * dtype.itemsize, count * dtype.itemsize), dtype
+        )
+    else:
+        piece = np.fromfile(file, dtype, count=count, offset=first * dtype.itemsize)
+    assert len(piece) == count, f"{file} is shorter than its counts say"
+    return piece

@@ -6,7 +6,7 @@ taken out without parsing anything.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,22 @@ def shard_lengths(records: int) -> list[int]:
 
 def write_shard(path: Path, blocks: Iterator[np.ndarray]) -> None:
     """Writes one record for each block of `RECORD_TOKENS` ids. Raises OSError on a full disk."""
+    write_records(path, map(_record, blocks))
+
+
+def _record(block: np.ndarray) -> bytes:
+    assert block.shape == (RECORD_TOKENS,), block.shape
+    return record_prefix(block.nbytes) + block.tobytes()
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Writes serialised records into one shard. Raises OSError on a full disk."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    prefix = b""
     try:
         writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
-        for block in blocks:
-            assert block.shape == (RECORD_TOKENS,), block.shape
-            prefix = prefix or record_prefix(block.nbytes)
-            writer.write(prefix + block.tobytes())
+        for record in records:
+            writer.write(record)
         writer.close()
     except RuntimeError as error:  # the library's only kind of error
         raise OSError(f"{path} could not be written: {error}") from error
@@ -74,16 +81,29 @@ class ShardReader:
     """Random access to the records of one shard; safe to use from several threads."""
 
     def __init__(
-        self, path: Path, *, size: int, records: int, record_tokens: int, dtype: np.dtype
+        self,
+        path: Path,
+        *,
+        size: int,
+        records: int,
+        record_tokens: int,
+        dtype: np.dtype,
+        fetch: Callable[[], None] | None = None,
     ) -> None:
-        """The file is opened when it is first read; raises ValueError when its size is wrong."""
+        """The file is opened when it is first read; raises ValueError when its size is wrong.
+
+        fetch: brings the file to `path`, for one that is elsewhere until then.
+        """
         self._path = path
+        self._fetch = fetch
         self._records = records
         self._dtype = dtype
         self._prefix = record_prefix(record_tokens * dtype.itemsize)
         self._record_bytes = len(self._prefix) + record_tokens * dtype.itemsize
         self._reader: Any = None
         self._opening = threading.Lock()
+        if fetch is not None:
+            return
         if not path.is_file():
             raise self._damaged("the file is missing")
         if (found := path.stat().st_size) != size:
@@ -108,6 +128,8 @@ class ShardReader:
 
         with self._opening:
             if self._reader is None:
+                if self._fetch is not None:
+                    self._fetch()
                 reader = ArrayRecordReader(
                     str(self._path),
                     options=READER_OPTIONS,
@@ -119,7 +141,7 @@ class ShardReader:
             return self._reader
 
     def _damaged(self, reason: str) -> ValueError:
-        return ValueError(
-            f"shard {self._path} is truncated or corrupt: {reason}; delete the dataset's folder "
-            f"and prepare it again, or fetch it anew"
-        )
+        cure = "delete the dataset's folder and prepare it again, or fetch it anew"
+        if self._fetch is not None:
+            cure = "delete it, and it is fetched anew"
+        return ValueError(f"shard {self._path} is truncated or corrupt: {reason}; {cure}")

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from jaxllm.data.chat_template import ChatTemplate
+from jaxllm.data.sentence_model import parse_model
 from jaxllm.data.tokenizer_card import token_dtype, write_card
 from jaxllm.schema import Config
 
@@ -185,9 +186,7 @@ class _Remembered(dict[str, bytes]):
 
 def _words_are_independent(model: bytes) -> bool:
     """Whether `WordCache` is exact: BPE, text taken as it is, no piece across a word boundary."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = parse_model(model)
     spec = proto.normalizer_spec
     as_it_is = not (
         spec.add_dummy_prefix or spec.remove_extra_whitespaces or spec.precompiled_charsmap

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 from jaxllm.containment import contained
 from jaxllm.data.dataset_folder import DatasetCard, read_card
 from jaxllm.data.records import ShardReader
+from jaxllm.data.shard_cache import ShardCache
+from jaxllm.storage import as_path, is_remote
 
 
 class TokenStream(Protocol):
@@ -36,18 +39,21 @@ def read(stream: TokenStream, start: int, stop: int) -> np.ndarray:
 
 
 class PreparedStream:
-    """See `TokenStream`: one split of a dataset that `prepare_dataset` made."""
+    """See `TokenStream`: one split of a dataset that `prepare_dataset` made.
+
+    Shards in a bucket are fetched when they are first read, those of one call together.
+    """
 
     def __init__(self, folder: Path | str, split: str) -> None:
         """Raises ValueError when the split is missing or one of its shards is damaged."""
-        folder = Path(folder)
-        card = read_card(folder)
+        self._cache = ShardCache(as_path(folder)) if is_remote(folder) else None
+        card = read_card(folder) if self._cache is None else self._cache.card
         if split not in card.splits:
             raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(card.splits)}")
-        self._folder = folder
+        self._folder = Path(folder) if self._cache is None else self._cache.folder
         self._split = card.splits[split]
         self._record_tokens = card.record_tokens
-        self._readers = _open_shards(folder, card, split)
+        self._readers = _open_shards(self._folder, card, split, cache=self._cache)
         self.num_tokens = self._split.tokens
         self.raw_bytes: int | None = self._split.raw_bytes
         self.vocab_size = card.vocab_size
@@ -58,6 +64,8 @@ class PreparedStream:
         rows = np.empty((len(starts), length), np.int32)
         readers, record_tokens = self._readers, self._record_tokens
         shard_records = self._split.shard_records
+        if self._cache is not None:
+            self._fetch(self._cache, starts, length)
         for row, start in zip(rows, starts, strict=True):
             assert 0 <= start <= self.num_tokens - length, (start, length)
             record, offset = divmod(start, record_tokens)
@@ -73,6 +81,17 @@ class PreparedStream:
             raise self._outside(rows, starts)
         return rows
 
+    def _fetch(self, cache: ShardCache, starts: Sequence[int], length: int) -> None:
+        """Brings the shards here that hold rows."""
+        shard_tokens = self._split.shard_records * self._record_tokens
+        wanted = {
+            shard
+            for start in starts
+            for shard in range(start // shard_tokens, (start + length - 1) // shard_tokens + 1)
+        }
+        sizes = self._split.shard_bytes
+        cache.fetch((self._split.shards[shard], sizes[shard]) for shard in sorted(wanted))
+
     def _outside(self, rows: np.ndarray, starts: Sequence[int]) -> ValueError:
         row, column = np.argwhere(rows.view(np.uint32) >= self.vocab_size)[0]
         record, offset = divmod(starts[row] + int(column), self._record_tokens)
@@ -85,9 +104,16 @@ class PreparedStream:
         )
 
 
-def _open_shards(folder: Path, card: DatasetCard, split: str) -> list[ShardReader]:
-    """A reader for each shard. ValueError for a card that names files outside of the folder."""
+def _open_shards(
+    folder: Path, card: DatasetCard, split: str, *, cache: ShardCache | None
+) -> list[ShardReader]:
+    """A reader for each shard. ValueError for a card that names files outside of the folder.
+
+    cache: what fetches them, where the folder is that of a dataset in a bucket.
+    """
     found = card.splits[split]
+    if cache is not None:
+        cache.check(split)
     readers, records = [], found.records
     for name, size in zip(found.shards, found.shard_bytes, strict=True):
         in_shard = min(found.shard_records, records)
@@ -97,6 +123,7 @@ def _open_shards(folder: Path, card: DatasetCard, split: str) -> list[ShardReade
             records=in_shard,
             record_tokens=card.record_tokens,
             dtype=np.dtype(card.dtype),
+            fetch=None if cache is None else partial(cache.fetch, [(name, size)]),
         )
         readers.append(reader)
         records -= in_shard

@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from jaxllm.data.documents import Record, Span, decode_utf8, expand_paths
+from jaxllm.data.remote_files import file_sizes, read_file
 from jaxllm.schema import Config
+from jaxllm.storage import as_path
 
 
 class TextCorpusConfig(Config):
@@ -16,7 +18,7 @@ class TextCorpusConfig(Config):
     type: Literal["text"] = "text"
     """Kind of corpus: plain text files."""
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files and globs to read; `package://NAME/GLOB` names files of an installed package."""
+    """Files and globs, also in gs://; `package://NAME/GLOB` names files of an installed package."""
     error_budget: int = Field(default=0, ge=0)
     """Number of files that may be skipped because they are not UTF-8."""
 
@@ -38,8 +40,8 @@ class TextCorpus:
         return tuple(str(path) for path in self.files())
 
     def scan(self, source: str, span_bytes: int) -> list[Span]:
-        size = Path(source).stat().st_size
+        (size,) = file_sizes([as_path(source)])
         return [Span(source=source, start=0, stop=size, records=1, first=0, size=size)]
 
     def read(self, span: Span) -> Iterator[Record]:
-        yield decode_utf8(Path(span.source).read_bytes(), span.source)
+        yield decode_utf8(read_file(as_path(span.source)), span.source)

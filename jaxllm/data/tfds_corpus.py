@@ -14,6 +14,7 @@ from pydantic import Field
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.documents import BadRecord, Record, Span, decode_utf8
 from jaxllm.schema import Config
+from jaxllm.storage import is_remote
 
 
 class TfdsCorpusConfig(Config):
@@ -101,6 +102,12 @@ class TfdsCorpus:
         """The builder, its data generated when there is none; always in ArrayRecord."""
         import tensorflow_datasets as tfds
 
+        for place in (self._name, self._data_dir or ""):
+            if is_remote(place):
+                raise DatasetError(
+                    "corpus.name",
+                    f"{place}: a TFDS dataset is not read from a bucket; copy it to this machine",
+                )
         if (Path(self._name).expanduser() / "dataset_info.json").exists():
             builder = tfds.builder_from_directory(Path(self._name).expanduser())
         else:

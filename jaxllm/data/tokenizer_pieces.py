@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.data.huggingface_tokenizer import first_characters
+from jaxllm.data.sentence_model import parse_model
 from jaxllm.data.sentence_pieces import SPACE
 from jaxllm.data.tokenizer_vocabulary import GENERIC, NAMES_OF_CLASS, Frame, Vocabulary
 
@@ -24,12 +25,9 @@ KNOWN_CLASSES = ("LlamaTokenizer", "GemmaTokenizer", "T5Tokenizer", "XLMRobertaT
 
 def read_proto(content: bytes, *, name: str) -> Any:
     """The model of a `.model` file. Raises ValueError for a file that is none."""
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
-
     try:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(content)
-    except DecodeError as error:
+        proto = parse_model(content)
+    except ValueError as error:
         raise ValueError(f"{name} is neither a SentencePiece model nor a tiktoken one") from error
     if not proto.pieces or proto.trainer_spec.model_type not in (UNIGRAM, BPE):
         raise ValueError(f"{name} is a SentencePiece model without BPE or unigram pieces")

@@ -10,8 +10,12 @@ from typing import Any
 from jaxllm.data.content import content_hashes
 from jaxllm.data.corpus import NOT_CONTENT, CorpusConfig, read_documents
 from jaxllm.data.dataset_error import DatasetError, of_dataset
+from jaxllm.data.remote_files import exists, fetch_folder, send_folder
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig, first_bytes
 from jaxllm.data.tokenizer import CARD, Tokenizer, TokenizerConfig, load_tokenizer
+from jaxllm.data.whole_files import replaced_folder
+from jaxllm.storage import as_path, is_remote, text_of
+from jaxllm.storage.cache import cache_folder
 
 Held = tuple[CorpusConfig, int]
 """A corpus, and every how many documents one is held out of it."""
@@ -28,19 +32,32 @@ def prepare_tokenizer(
     """
     if not isinstance(config, SentencePieceTokenizerConfig) or config.model_path is not None:
         return config.build()
-    root = Path(root)
     if all(validation_every == 1 for _, validation_every in corpora.values()):
         raise ValueError(
             "there is no corpus to train the tokenizer on; set `data.tokenizer.model_path`, or "
             "leave `data.tokenizer` out to use the one of the prepared dataset"
         )
-    folder = root / "tokenizers" / f"sentencepiece-{_key(config, corpora, root, seed)[:12]}"
+    here = local_root(root)
+    name = f"tokenizers/sentencepiece-{_key(config, corpora, here, seed)[:12]}"
+    folder, shared = here / name, as_path(root) / name
+    if folder != shared and exists(shared / CARD) and not folder.is_dir():
+        with replaced_folder(folder) as fetched:
+            fetch_folder(shared, fetched)
     if not (folder / CARD).exists():
         share = config.training_bytes // len(corpora)
         samples = [_sample(name, *held, seed=seed) for name, held in corpora.items()]
         texts = chain.from_iterable(first_bytes(sample, share) for sample in samples)
         config.build(texts).save(folder)
+    if folder != shared and not exists(shared / CARD):
+        send_folder(folder, shared, last=CARD)
     return load_tokenizer(folder)
+
+
+def local_root(root: Path | str) -> Path:
+    """The folder of this machine for what is kept in `root`: itself, or one that stands for it."""
+    if not is_remote(root):
+        return Path(root)
+    return cache_folder() / "roots" / text_of(root).removeprefix("gs://")
 
 
 def _sample(name: str, corpus: CorpusConfig, validation_every: int, *, seed: int) -> Iterable[str]:

@@ -7,10 +7,14 @@ from jaxllm.data.datasets import BinDatasetConfig, PreparedDatasetConfig, Synthe
 from jaxllm.data.mixture import DataConfig
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
 from jaxllm.data.tokenizer import ByteTokenizerConfig, HuggingFaceTokenizerConfig
+from jaxllm.storage import is_remote
 
 
 def known_vocab_size(config: DataConfig) -> int | None:
-    """The number of ids of the config's tokenizer or datasets; None if it takes the data to say."""
+    """The number of ids of the config's tokenizer or datasets; None if it takes the data to say.
+
+    A bucket is not asked: who compiles for a pod on a laptop may have no way to it.
+    """
     match config.tokenizer:
         case ByteTokenizerConfig():
             return config.tokenizer.build().vocab_size
@@ -22,6 +26,8 @@ def known_vocab_size(config: DataConfig) -> int | None:
         match dataset:
             case BinDatasetConfig() | SyntheticDatasetConfig():
                 return dataset.vocab_size
+            case PreparedDatasetConfig(path=folder) if is_remote(folder):
+                continue
             case PreparedDatasetConfig(path=folder) if (Path(folder) / SIDECAR).is_file():
-                return read_card(Path(folder)).vocab_size
+                return read_card(folder).vocab_size
     return None

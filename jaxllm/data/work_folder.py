@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from jaxllm.data.remote_files import remove_folder
+
 
 @contextmanager
 def work_folder(work: Path, *, is_worth_keeping: Callable[[ValueError], bool]) -> Iterator[None]:
@@ -19,18 +21,38 @@ def work_folder(work: Path, *, is_worth_keeping: Callable[[ValueError], bool]) -
     with _locked(work):
         for leftover in work.glob("*/*.tmp"):
             leftover.unlink()
-        try:
+        with _kept_or_removed(work, is_worth_keeping, _remove):
             yield
-        except OSError as error:
-            raise OSError(
-                f"{error}; nothing is lost: what is finished is kept in {work}; make room and "
-                f"run the same command again"
-            ) from error
-        except ValueError as error:
-            if not is_worth_keeping(error):
-                _remove(work)
-            raise
-        _remove(work)
+
+
+@contextmanager
+def remote_work_folder(
+    work: Path, *, is_worth_keeping: Callable[[ValueError], bool]
+) -> Iterator[None]:
+    """As `work_folder`, in a bucket, where nothing is locked.
+
+    Two processes that make the same dataset write the same objects there, each in full or not.
+    """
+    with _kept_or_removed(work, is_worth_keeping, remove_folder):
+        yield
+
+
+@contextmanager
+def _kept_or_removed(
+    work: Path, is_worth_keeping: Callable[[ValueError], bool], remove: Callable[[Path], None]
+) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{error}; nothing is lost: what is finished is kept in {work}; make room and "
+            f"run the same command again"
+        ) from error
+    except ValueError as error:
+        if not is_worth_keeping(error):
+            remove(work)
+        raise
+    remove(work)
 
 
 def _remove(work: Path) -> None:

@@ -1,4 +1,6 @@
-from jaxllm.commands.prepare import prepare
+import pytest
+
+from jaxllm.commands.prepare import beam_options, prepare
 from jaxllm.config import load_config
 
 from . import runs
@@ -21,3 +23,19 @@ def test_it_tells_what_it_made_and_makes_it_once(text, tmp_path, capsys):
 def test_ids_need_no_preparation(ids, capsys):
     prepare(load_config(ids))
     assert "nothing to prepare" in capsys.readouterr().out
+
+
+def test_what_follows_a_dash_is_for_beam():
+    given = ["a.b=1", "c=2", "--project=p", "--worker_zone", "z"]
+    assert beam_options(given, runner="beam") == (["a.b=1", "c=2"], given[2:])
+    assert beam_options(["a.b=1"], runner="beam") == (["a.b=1"], [])
+    assert beam_options(["a.b=1"], runner=None) == (["a.b=1"], None)
+    with pytest.raises(ValueError, match="--project=p is an option of Beam's: give --runner beam"):
+        beam_options(given, runner=None)
+
+
+def test_without_beam_is_said_what_to_install(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"environment of its own.* jaxllm\[beam\]"):
+        prepare(load_config(text, [f"data.root={tmp_path}"]), beam=[])
+    assert not list(tmp_path.iterdir()), "nothing was begun"
