@@ -9,6 +9,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["gcs"]  # buckets of an emulated Cloud Storage
+
 _DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -4,7 +4,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PAUSES = (1.0, 5.0)  # seconds before the second and the third try
@@ -29,16 +30,65 @@ TRANSIENT = frozenset(
 )
 
 
+# What raises in the libraries that reach a bucket, by the class, as they are heavy to import.
+# When they raise it they have tried for half a minute, TensorStore for some minutes.
+_RAISED = {
+    "gcsfs.ChecksumError": errno.EIO,
+    "aiohttp.ClientError": errno.ECONNRESET,
+    "requests.RequestException": errno.ECONNRESET,  # gcsfs raises one for status 502
+    "google.TransportError": errno.ECONNRESET,
+    "google.RefreshError": errno.EAGAIN,  # the machine's own service of tokens, for a moment
+    "google.GoogleAuthError": errno.EACCES,
+    # Orbax's own, by the time of day: a clock that jumped is enough.
+    "builtins.TimeoutError": errno.ETIMEDOUT,
+}
+_STATUS = {401: errno.EACCES, 403: errno.EACCES, 408: errno.ETIMEDOUT, 429: errno.EAGAIN}
+
+
 def system_error(error: BaseException) -> int | None:
-    """The errno behind an error, which TensorStore has in the text of a ValueError; else None."""
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return errno.ETIMEDOUT  # Orbax's own, by the time of day: a clock that jumped is enough
-    if isinstance(error, OSError):
+    """The errno behind an error; None for what neither the system nor a service refused.
+
+    TensorStore has it in the text of a ValueError. A service has none: what it refuses gets the
+    errno of a file system that would refuse it for the same reason.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    if not isinstance(error, ValueError):
+    for kind in type(error).__mro__:
+        name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+        if name == "gcsfs.HttpError":
+            return _of_status(getattr(error, "code", None))
+        if name in _RAISED:
+            return _RAISED[name]
+    if isinstance(error, OSError):
+        return errno.EACCES if str(error).startswith("Forbidden") else None  # gcsfs's for 403
+    return _of_tensorstore(str(error)) if isinstance(error, ValueError) else None
+
+
+def _of_tensorstore(text: str) -> int | None:
+    found = re.search(r"(os_error|http_response|curl)_code='(\d+)'", text)
+    if found is None:
         return None
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else None
+    if found[1] == "os_error":
+        return int(found[2])
+    return _of_status(found[2]) if found[1] == "http_response" else errno.ECONNRESET
+
+
+def _of_status(status: int | str | None) -> int | None:
+    """The errno for the status of an answer; None for a question that was wrong."""
+    code = int(status or 0)
+    return _STATUS.get(code, errno.EAGAIN if code >= 500 else None)
+
+
+@contextmanager
+def numbered() -> Iterator[None]:
+    """Within it, what is refused is an OSError with an errno, whichever library says so."""
+    try:
+        yield
+    except Exception as error:
+        code = system_error(error)
+        if code is None or (isinstance(error, OSError) and error.errno == code):
+            raise
+        raise OSError(code, str(error)) from error
 
 
 def not_written(code: int, folder: Path) -> OSError:
@@ -62,7 +112,7 @@ def read_with_patience[T](
     for pause in (*PAUSES, None):
         try:
             return read()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # raised again, unless a system or a service refused
             code = system_error(error)
             if code is None:
                 raise

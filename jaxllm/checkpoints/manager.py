@@ -6,6 +6,8 @@ from typing import Any
 
 from jaxllm.checkpoints.agreement import SaveBarriers
 from jaxllm.checkpoints.commit import temporary_path_class
+from jaxllm.checkpoints.faults import numbered
+from jaxllm.checkpoints.folders import folder_of
 
 
 def reading_manager(folder: Path) -> Any:
@@ -13,7 +15,9 @@ def reading_manager(folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
     # Lightweight: it reads no file of a step that nobody asked for, corrupt as it may be.
-    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, lightweight_initialize=True, **folder_of(folder).manager_options()
+    )
     return _manager(folder, options)
 
 
@@ -50,7 +54,8 @@ def writing_manager(
         best_fn=_validation_loss if keep_best else None,
         best_mode="min",
         async_options=ocp.AsyncOptions(barrier_sync_fn=barriers.wait),
-        temporary_path_class=temporary_path_class(lambda: barriers.attempt),
+        temporary_path_class=temporary_path_class(folder, lambda: barriers.attempt),
+        **folder_of(folder).manager_options(),
     )
     return _manager(folder, options)
 
@@ -59,12 +64,13 @@ def _validation_loss(metrics: Mapping[str, float]) -> float:
     return metrics["validation_loss"]
 
 
+@numbered()
 def _manager(folder: Path, options: Any) -> Any:
     import orbax.checkpoint as ocp
 
     _count_no_bytes()
     return ocp.CheckpointManager(
-        folder.absolute(),
+        folder_of(folder).absolute_path(),
         options=options,
         item_handlers={
             # Weights are noise to a compressor: zstd takes 5% off for three times the work.

@@ -7,15 +7,14 @@ without a word.
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxllm.checkpoints.folders import Folder, folder_of
+
 MANIFEST_FILE = "MANIFEST"
-_THREADS = 8  # hashlib lets go of the interpreter lock, and a network file system answers late
 _MISSING = "is missing"
 _SMALL = 1 << 20  # bytes; above them a shallow look reads no content
 
@@ -52,26 +51,20 @@ def write_manifest(folder: Path, known: Mapping[str, Entry] | None = None) -> No
     entries = digests(folder, [name for name in names if name not in known])
     entries |= {name: known[name] for name in names if name in known}
     body = json.dumps(dict(sorted(entries.items())), indent=0).encode()
-    with (folder / MANIFEST_FILE).open("wb") as file:
-        file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        file.flush()
-        os.fsync(file.fileno())
+    content = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    folder_of(folder).write(MANIFEST_FILE, content)
 
 
 def files_under(folder: Path) -> list[str]:
     """The path of every file under a folder, relative to it, sorted."""
-    return sorted(
-        str((Path(root) / name).relative_to(folder))
-        for root, _, names in os.walk(folder, onerror=_raise)
-        for name in names
-    )
+    return folder_of(folder).names()
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
     """Size and SHA-256 of files, read by several threads."""
-    names = list(names)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: _entry(folder / name), names), strict=True))
+    names, files = list(names), folder_of(folder)
+    with ThreadPoolExecutor(files.num_readers) as pool:
+        return dict(zip(names, pool.map(lambda name: _entry(files, name), names), strict=True))
 
 
 def find_damage(
@@ -83,22 +76,23 @@ def find_damage(
     the size counts. Files that the manifest does not name are not looked at, and nothing reads
     them. OSError for what the system refuses to read: that is no damage yet.
     """
-    entries = _read_manifest(folder)
+    files = folder_of(folder)
+    entries = _read_manifest(files)
     if isinstance(entries, Damage):
         return entries
 
     def look(name: str) -> Damage | None:
-        problem = _problem(folder / name, entries[name], is_deep=is_deep)
+        problem = _problem(files, name, entries[name], is_deep=is_deep)
         return None if problem is None else Damage(name, problem)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(files.num_readers) as pool:
         found = pool.map(look, sorted(entries)[share::shares])
         return next((damage for damage in found if damage is not None), None)
 
 
-def _read_manifest(folder: Path) -> dict[str, Entry] | Damage:
+def _read_manifest(folder: Folder) -> dict[str, Entry] | Damage:
     try:
-        content = (folder / MANIFEST_FILE).read_bytes()
+        content = folder.read(MANIFEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return Damage(MANIFEST_FILE, f"{_MISSING}; the rest is not complete, or half gone")
     digest, _, body = content.partition(b"\n")
@@ -107,25 +101,19 @@ def _read_manifest(folder: Path) -> dict[str, Entry] | Damage:
     return {name: Entry(*entry) for name, entry in json.loads(body).items()}
 
 
-def _problem(path: Path, expected: Entry, *, is_deep: bool) -> str | None:
+def _problem(folder: Folder, name: str, expected: Entry, *, is_deep: bool) -> str | None:
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
+        size = folder.size(name)
+        if size is None:
             return "is no plain file"
-        if status.st_size != expected.size:
-            return f"has {status.st_size:,} bytes instead of {expected.size:,}"
-        if (is_deep or expected.size <= _SMALL) and _entry(path) != expected:
+        if size != expected.size:
+            return f"has {size:,} bytes instead of {expected.size:,}"
+        if (is_deep or expected.size <= _SMALL) and _entry(folder, name) != expected:
             return "has other content than was saved"
     except (FileNotFoundError, NotADirectoryError):
         return _MISSING
     return None
 
 
-def _entry(path: Path) -> Entry:
-    with path.open("rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Entry(os.fstat(file.fileno()).st_size, digest)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+def _entry(folder: Folder, name: str) -> Entry:
+    return Entry(*folder.digest(name))

@@ -1,29 +1,19 @@
 """Corrupt checkpoints are found, moved aside and kept; the newest sound one is what a run has."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from jaxllm.checkpoints.agreement import gathered, together
-from jaxllm.checkpoints.commit import TEMPORARY, remove_temporary
 from jaxllm.checkpoints.corrupt import CheckpointCorrupt
 from jaxllm.checkpoints.faults import read_with_patience
+from jaxllm.checkpoints.folders import folder_of
 from jaxllm.checkpoints.manifest import Damage, find_damage
 
 # Seconds between looks at files that are missing. Clients of a network file system hold on to what
 # they know of a directory, for up to a minute.
 LATE_VIEW = (1.0, 10.0, 50.0)
-
-QUARANTINE = "quarantine"  # beside the checkpoints; no step has such a name
-
-
-def step_folders(folder: Path) -> list[int]:
-    """The steps that have a folder, sound or not, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 def shared_damage(folder: Path, step: int, *, sleep: Callable[[float], None]) -> Damage | None:
@@ -68,7 +58,7 @@ def keep_sound(
     All processes call it together.
     """
     if jax.process_index() == 0:
-        remove_temporary(folder)
+        folder_of(folder).remove_incomplete()
     steps = _agreed_steps(folder)
     damages: dict[int, Damage] = {}
     newest = None
@@ -89,7 +79,7 @@ def keep_sound(
     if jax.process_index() == 0:
         damages |= _damages_at_a_glance(folder, below=newest or 0, sleep=sleep)
         for step, damage in sorted(damages.items()):
-            moved = _set_aside(folder, step)
+            moved = folder_of(folder).set_aside(step)
             say(f"checkpoint {step} is corrupt: {damage}; moved to {moved}")
         if damages:
             say(f"checkpoint {newest} is the newest sound one")
@@ -104,10 +94,9 @@ def discard(folder: Path, steps: list[int]) -> None:
     """
 
     def remove() -> None:
-        there = step_folders(folder) if jax.process_index() == 0 else []
+        there = folder_of(folder).steps() if jax.process_index() == 0 else []
         for step in sorted({*steps} & {*there}, reverse=True):
-            (folder / str(step)).rename(folder / f"{step}{TEMPORARY}")
-            remove_temporary(folder, step)
+            folder_of(folder).discard(step)
 
     together(remove)
 
@@ -118,7 +107,7 @@ def _damages_at_a_glance(
     found: dict[int, Damage] = {}
 
     def look() -> list[Damage]:
-        steps = [step for step in step_folders(folder) if step < below]
+        steps = [step for step in folder_of(folder).steps() if step < below]
         looked = {step: find_damage(folder / str(step), is_deep=False) for step in steps}
         found.clear()
         found.update((step, damage) for step, damage in looked.items() if damage is not None)
@@ -129,16 +118,6 @@ def _damages_at_a_glance(
 
 
 def _agreed_steps(folder: Path) -> list[int]:
-    newest = " ".join(map(str, step_folders(folder)[-100:]))
+    newest = " ".join(map(str, folder_of(folder).steps()[-100:]))
     # As the first process sees them: a network file system may show others something older.
     return [int(step) for step in gathered(newest)[0].split()]
-
-
-def _set_aside(folder: Path, step: int) -> Path:
-    quarantine = folder / QUARANTINE
-    quarantine.mkdir(exist_ok=True)
-    taken = set(os.listdir(quarantine))
-    names = (str(step) if n == 0 else f"{step}-{n}" for n in range(len(taken) + 1))
-    target = quarantine / next(name for name in names if name not in taken)
-    (folder / str(step)).rename(target)
-    return target

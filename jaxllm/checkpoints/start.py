@@ -8,6 +8,7 @@ import yaml
 
 from jaxllm.checkpoints.store import CheckpointStore
 from jaxllm.schema import Config
+from jaxllm.storage import as_path
 
 
 class RunStart(Config):
@@ -22,24 +23,27 @@ class RunStart(Config):
 
     def model(self) -> dict[str, Any]:
         """The run's model section. ValueError for a folder that is no run."""
-        file = Path(self.path).expanduser() / "config.yaml"
+        file = self._folder() / "config.yaml"
         if not file.is_file():
             raise ValueError(f"init_from.path: {self.path} is no run folder; it has no config.yaml")
         return yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
 
     def check(self, abstract: Any) -> None:
         """ValueError for a run without that checkpoint, or of another architecture."""
-        with CheckpointStore(Path(self.path).expanduser() / "checkpoints") as store:
+        with CheckpointStore(self._folder() / "checkpoints") as store:
             step = self._step(store)
             store.check_shapes(step, "params", self._item(store, step, abstract))
 
     def weights(self, abstract: Any) -> Any:
         """The weights in the shapes and shardings of `abstract`. ValueError as `check`."""
-        with CheckpointStore(Path(self.path).expanduser() / "checkpoints") as store:
+        with CheckpointStore(self._folder() / "checkpoints") as store:
             step = self._step(store)
             saved = store.restore(step, "params", self._item(store, step, abstract))
         jax.block_until_ready(saved)
         return saved.get("ema", saved["weights"])
+
+    def _folder(self) -> Path:
+        return as_path(self.path).expanduser()
 
     @staticmethod
     def _item(store: CheckpointStore, step: int, abstract: Any) -> dict[str, Any]:

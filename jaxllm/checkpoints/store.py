@@ -14,7 +14,7 @@ import jax
 from pydantic import NonNegativeInt, PositiveInt
 
 from jaxllm.checkpoints.corrupt import CheckpointCorrupt
-from jaxllm.checkpoints.faults import read_with_patience
+from jaxllm.checkpoints.faults import numbered, read_with_patience
 from jaxllm.checkpoints.flat import flatten, other_shapes, unflatten
 from jaxllm.checkpoints.manager import reading_manager
 from jaxllm.checkpoints.manifest import MANIFEST_FILE
@@ -107,6 +107,7 @@ class CheckpointStore:
         """The newest complete checkpoint, or None."""
         return max(self.steps(), default=None)
 
+    @numbered()
     def steps(self) -> list[int]:
         """All complete checkpoints, oldest first."""
         if self._writer is not None:
@@ -181,7 +182,8 @@ class CheckpointStore:
         newer = [other for other in steps if other > step]
         discard(self.folder, newer)
         self._verified -= set(newer)
-        self._manager.reload()
+        with numbered():
+            self._manager.reload()
 
     def restore_json(self, item: Literal["data", "meta"], step: int) -> dict[str, Any]:
         """The `data` or `meta` of a checkpoint. CheckpointCorrupt as for `verify`."""

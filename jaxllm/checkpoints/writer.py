@@ -1,7 +1,6 @@
 """Saves in the background, one at a time, and what is done about those that fail."""
 
 import errno
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.checkpoints.agreement import AnotherFailed, SaveBarriers, gathered, together
-from jaxllm.checkpoints.commit import digest_own_files, remove_temporary, temporary_name
+from jaxllm.checkpoints.commit import digest_own_files
 from jaxllm.checkpoints.faults import (
     PAUSES,
     TRANSIENT,
@@ -18,6 +17,7 @@ from jaxllm.checkpoints.faults import (
     read_with_patience,
     system_error,
 )
+from jaxllm.checkpoints.folders import folder_of
 from jaxllm.checkpoints.manager import writing_manager
 from jaxllm.checkpoints.quarantine import discard
 from jaxllm.checkpoints.snapshot import Snapshot
@@ -130,7 +130,8 @@ class CheckpointWriter:
     def _end(self) -> None:
         self.manager.close()
         if self._has_failed and jax.process_index() == 0:
-            remove_temporary(self._folder)  # writes of a failed save may have gone on for a while
+            # Writes of a failed save may have gone on for a while.
+            folder_of(self._folder).remove_incomplete()
 
     def _settle_after(self, problem: Exception | None) -> None:
         step = None if self._flight is None else self._flight.step
@@ -187,7 +188,7 @@ class CheckpointWriter:
         _close(self.manager)
         try:
             if jax.process_index() == 0:
-                remove_temporary(self._folder, step)
+                folder_of(self._folder).remove_incomplete(step)
             # A network file system can rename and yet say that it did not.
             discard(self._folder, [step])
             # The manager has forgotten the checkpoints that this save would have replaced.
@@ -216,7 +217,7 @@ class CheckpointWriter:
         self._barriers.begin()
         try:
             is_saved = self.manager.save(flight.step, args=items, metrics=metrics, force=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # raised again, unless a system or a service refused
             code = system_error(error)
             if code is None:
                 raise
@@ -233,11 +234,11 @@ class CheckpointWriter:
         """What the save in flight came to on this process; only refusals are not raised."""
         try:
             self.manager.wait_until_finished()
-        except (OSError, ValueError) as error:
+        except AnotherFailed as error:
+            return error
+        except Exception as error:  # raised again, unless a system or a service refused
             if system_error(error) is None:
                 raise
-            return error
-        except AnotherFailed as error:
             return error
         return None
 
@@ -254,12 +255,14 @@ class CheckpointWriter:
     def _check_space(self, arrays: Any) -> None:
         """OSError, on every process, unless the disk has room: Orbax would fail midway."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        usage = together(
+        own = together(
             lambda: read_with_patience(
-                lambda: shutil.disk_usage(self._folder), self._folder, sleep=self._sleep
+                folder_of(self._folder).free_bytes, self._folder, sleep=self._sleep
             )
         )
-        free = min(int(text) for text in gathered(str(usage.free)))
+        if own is None:
+            return
+        free = min(int(text) for text in gathered(str(own)))
         if free < needed:
             raise OSError(
                 errno.ENOSPC,
@@ -271,8 +274,8 @@ class CheckpointWriter:
 
     def _when_written(self) -> None:
         if self._flight is not None:
-            name = temporary_name(self._flight.step, self._barriers.attempt)
-            digest_own_files(self._folder / name)
+            folder = folder_of(self._folder)
+            digest_own_files(folder.being_saved(self._flight.step, self._barriers.attempt))
 
 
 def _close(manager: Any) -> None:
@@ -283,3 +286,6 @@ def _close(manager: Any) -> None:
             return
         except (OSError, ValueError, AnotherFailed, jax.errors.JaxRuntimeError):
             continue  # the first failure was told; each is raised once
+        except Exception as error:
+            if system_error(error) is None:
+                raise

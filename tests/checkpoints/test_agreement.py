@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from jaxllm.checkpoints.manifest import find_damage
 from .states import break_file
 
 PROGRAM = """
-import os, sys, time, traceback
+import os, shutil, sys, time, traceback
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -23,10 +24,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 folder, address, rank, scenario = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(rank), coordinator_bind_address=address)
 
-from pathlib import Path
 from jaxllm.checkpoints import CheckpointConfig, CheckpointStore, commit, writer
+from jaxllm.storage import as_path
 
-folder, rank = Path(folder), int(rank)
+folder, rank = as_path(folder), int(rank)
 sharding = NamedSharding(Mesh(jax.devices(), "d"), PartitionSpec("d"))
 ones = jax.make_array_from_callback((8, 512), sharding, lambda index: np.ones((8, 512))[index])
 said, paused = [], []
@@ -53,7 +54,7 @@ def refuse_once(name, code, on_rank):
 
 
 def away(on_rank):
-    real = writer.shutil.disk_usage
+    real = shutil.disk_usage
     def refuse(*args):
         if rank == on_rank:
             raise PermissionError(13, "not yours", str(folder))
@@ -96,9 +97,9 @@ def all_scenarios():
     said.clear()
     store = open_store("continue")
     for on_rank in (1, 0):
-        disk_usage, writer.shutil.disk_usage = writer.shutil.disk_usage, away(on_rank)
+        disk_usage, shutil.disk_usage = shutil.disk_usage, away(on_rank)
         save(store, 7)
-        writer.shutil.disk_usage = disk_usage
+        shutil.disk_usage = disk_usage
     assert len(said) == 2 * (rank == 0), said
     save(store, 8)
     store.wait()
@@ -121,6 +122,22 @@ def all_scenarios():
         raise AssertionError("saved")
     # A barrier that waits for a process that failed waits for twenty minutes.
     assert time.monotonic() - began < 300
+
+
+def in_a_bucket():
+    store = open_store("stop")
+    save(store, 1)
+    save(store, 5)
+    refuse_once("digest_own_files", 116, 1)
+    save(store, 6)
+    store.wait()
+    refuse_once("_seal", 116, 0)
+    save(store, 7)
+    store.roll_back(5)
+    save(store, 6)
+    store.__exit__()
+    assert paused == [1.0, 1.0], paused
+    read_back([1, 5, 6])
 
 
 def fall_back():
@@ -175,6 +192,22 @@ def test_two_processes_decide_alike(tmp_path):
     break_file(own[0], "flipped")
     run_both(tmp_path, "fall_back")
     assert (tmp_path / "quarantine" / "6").is_dir()
+
+
+@pytest.mark.slow
+def test_two_processes_save_in_a_bucket(bucket):
+    folder = "runs/one/checkpoints"
+    run_both(f"{bucket.url}/{folder}", "in_a_bucket")
+    files = bucket.files(folder)
+    assert {name.partition("/")[0] for name in files} == {"1", "5", "6"}
+    assert not [name for name in files if "digests" in name]
+    own = [name for name in files if re.fullmatch(r"6/params/ocdbt\.process_1/d/.*", name)]
+    assert own, "the second process wrote arrays"
+    content = bytearray(files[own[0]])
+    content[len(content) // 3] ^= 16
+    bucket.put(f"{folder}/{own[0]}", bytes(content))
+    run_both(f"{bucket.url}/{folder}", "fall_back")
+    assert bucket.files(f"{folder}/quarantine/6")
 
 
 def test_one_process_agrees_with_itself():

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from jaxllm.checkpoints import CheckpointCorrupt, CheckpointStore, agreement, commit, quarantine
+from jaxllm.checkpoints import CheckpointCorrupt, CheckpointStore, agreement, quarantine
 from jaxllm.checkpoints.manifest import MANIFEST_FILE, files_under
 from jaxllm.checkpoints.quarantine import LATE_VIEW, keep_sound
 
@@ -147,7 +147,7 @@ def test_a_rollback_killed_midway_leaves_whole_checkpoints_or_none(folder, monke
 
     store = open_store(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(commit.shutil, "rmtree", die)
+        patch.setattr(shutil, "rmtree", die)
         with pytest.raises(Killed):
             store.roll_back(2)
     said = []

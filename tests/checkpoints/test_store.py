@@ -1,6 +1,7 @@
 import errno
 import os
 import resource
+import shutil
 from collections import namedtuple
 from contextlib import contextmanager
 
@@ -249,7 +250,7 @@ def test_a_disk_without_room_is_one_clear_error_and_earlier_checkpoints_stay(tmp
     usage = namedtuple("usage", "total used free")
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(weights())) + 4
     free = needed
-    monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda _: usage(9, 9, free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, free))
     with open_store(tmp_path) as store:
         save(store, 1, weights())
         free = needed - 1
