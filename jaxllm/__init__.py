@@ -3,15 +3,30 @@
 The verbs of the command line as functions, for notebooks and scripts:
 
     import jaxllm
+    run = jaxllm.train("demo", {"optim.learning_rate": 1e-3, "training.steps": 100})
+    run.plot()
+    run.generate("My fellow citizens, ", temperature=0.5)
+    run.export("out")
+    jaxllm.open_run("runs/demo").evaluate()
     jaxllm.compile("demo", topology="v5e-16").predicted_step_seconds
-    jaxllm.train("demo", "run_dir=runs/mine", "training.steps=100")
-    jaxllm.evaluate("runs/mine")
-    jaxllm.generate("runs/mine", ["My fellow citizens, "], temperature=0.5)
+
+A config is a YAML file or the name of a shipped one. Overrides of its keys are dicts, as above, or
+strings as on the command line: `"training.steps=100"`; the last one counts. A run is a folder, or
+the `jaxllm.notebook.run.Run` of one.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from jaxllm.notebook.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from jaxllm.config import RunConfig
+    from jaxllm.evaluation import Score
+    from jaxllm.notebook.compiled import CompiledStep, Ranking
+    from jaxllm.notebook.run import Run
 
 __all__ = [
     "compile",
@@ -19,111 +34,152 @@ __all__ = [
     "export_model",
     "generate",
     "import_model",
+    "open_run",
     "plan",
     "prepare",
     "report",
     "train",
 ]
 
+_PathLike = str | os.PathLike[str]
+_Override = str | Mapping[str, Any]
 
-def train(config: str | Path, *overrides: str) -> int:
-    """Train, or go on if the run folder has a checkpoint. Returns the exit code: 0 is done.
 
-    config: a YAML file or the name of a shipped config. overrides: `key.path=value`.
+@quiet_libraries()
+def train(config: _PathLike, *overrides: _Override) -> "Run":
+    """Train, or go on if the run folder has a checkpoint; returns the finished run.
+
+    Ctrl-C, or interrupting a notebook's cell, saves and raises KeyboardInterrupt, and SIGTERM
+    SystemExit with code 75: the same call goes on from there. ValueError for anything in the
+    config that cannot work, before JAX compiles anything.
     """
     from jaxllm.commands.train import train
-    from jaxllm.config import load_config
-    from jaxllm.config_files import find_config
+    from jaxllm.exit_codes import EXIT_CTRL_C
+    from jaxllm.notebook.run import Interrupted, Run
 
-    return train(load_config(find_config(str(config)), overrides))
+    loaded = _load(config, overrides)
+    code = train(loaded)
+    run = Run(loaded.run_dir)
+    if code == EXIT_CTRL_C:
+        raise Interrupted(run)
+    if code:
+        raise SystemExit(code)
+    return run
 
 
-def prepare(config: str | Path, *overrides: str) -> None:
+def open_run(path: _PathLike) -> "Run":
+    """The run of a folder that `train` or `import_model` made. ValueError if it is none."""
+    from jaxllm.notebook.run import open_run
+
+    return open_run(os.fspath(path))
+
+
+@quiet_libraries()
+def prepare(config: _PathLike, *overrides: _Override) -> None:
     """Turn the config's raw text into tokenised TFDS datasets."""
     from jaxllm.commands.prepare import prepare
-    from jaxllm.config import load_config
-    from jaxllm.config_files import find_config
 
-    prepare(load_config(find_config(str(config)), overrides))
+    prepare(_load(config, overrides))
 
 
+@quiet_libraries()
 def evaluate(
-    run: str | Path, *, data: Sequence[str] = (), step: int | None = None
-) -> dict[str, Any]:
+    run: _PathLike, *, data: Sequence[str] = (), step: int | None = None
+) -> "dict[str, Score]":
     """The `jaxllm.evaluation.Score` of each validation set, or of the data given, by name."""
     from jaxllm.commands.evaluate import evaluate
 
-    return evaluate(Path(run), data=data, step=step)
+    return evaluate(os.fspath(run), data=data, step=step)
 
 
+@quiet_libraries()
 def generate(
-    run: str | Path, prompts: Sequence[str] = ("",), *, step: int | None = None, **sampling: Any
+    run: _PathLike, prompts: Sequence[str] = ("",), *, step: int | None = None, **sampling: Any
 ) -> list[str]:
     """The continuation of each prompt. sampling: fields of `jaxllm.generation.Sampling`."""
     from jaxllm.commands.generate import generate
 
-    return generate(Path(run), prompts, sampling=sampling, step=step)
+    return generate(os.fspath(run), prompts, sampling=sampling, step=step)
 
 
-def import_model(source: str | Path, run: str | Path, *overrides: str) -> None:
+@quiet_libraries()
+def import_model(source: _PathLike, run: _PathLike, *overrides: _Override) -> "Run":
     """Make a run folder of a published model: a Hugging Face folder or a .gguf file."""
     from jaxllm.commands.convert import import_model
+    from jaxllm.notebook.overrides import override_texts
+    from jaxllm.notebook.run import Run
 
-    import_model(Path(source), Path(run), list(overrides))
+    import_model(Path(source), Path(run), override_texts(overrides))
+    return Run(os.fspath(run))
 
 
+@quiet_libraries()
 def export_model(
-    run: str | Path, out: str | Path, *, step: int | None = None, dtype: str = "float32"
+    run: _PathLike, out: _PathLike, *, step: int | None = None, dtype: str = "float32"
 ) -> None:
     """Write a run as a Hugging Face folder. dtype: float32, bfloat16 or float16."""
     from jaxllm.commands.convert import export_model
 
-    export_model(Path(run), Path(out), step=step, dtype=dtype)
+    export_model(os.fspath(run), Path(out), step=step, dtype=dtype)
 
 
-def compile(config: str | Path, *overrides: str, topology: str, slices: int = 1) -> Any:
+@quiet_libraries()
+def compile(
+    config: _PathLike, *overrides: _Override, topology: str, slices: int = 1
+) -> "CompiledStep":
     """The `jaxllm.aot.report.Report` of the training step, compiled for a TPU slice.
 
     topology: a slice as v5p:2x2x4 or a pod's name as v5p-32; no TPU is needed.
     """
     from jaxllm.aot.topology import parse_topology
     from jaxllm.commands.compile import compile_config
-    from jaxllm.config import load_config
-    from jaxllm.config_files import find_config
+    from jaxllm.notebook.compiled import CompiledStep
 
     chosen = parse_topology(topology, num_slices=slices)
-    return compile_config(load_config(find_config(str(config)), overrides), chosen)
+    return CompiledStep.of(compile_config(_load(config, overrides), chosen))
 
 
+@quiet_libraries()
 def plan(
-    config: str | Path,
-    *overrides: str,
+    config: _PathLike,
+    *overrides: _Override,
     topology: str,
     slices: int = 1,
     budget: float = 20.0,
-    out: str | Path | None = None,
-) -> list[Any]:
-    """The `jaxllm.aot.search_outcome.Outcome`s of the ways to train that were compiled.
+    out: _PathLike | None = None,
+) -> "Ranking":
+    """The `jaxllm.aot.search_outcome.Outcome`s of the ways to train that were compiled, in a list.
 
     The fastest is first; it is written to `out`, if given, as a config ready to train. budget:
     minutes of compiling. The next call goes on from this one's results.
     """
     from jaxllm.commands.plan import plan
     from jaxllm.config_files import find_config
+    from jaxllm.notebook.compiled import Ranking
+    from jaxllm.notebook.overrides import override_texts
 
-    return plan(
-        find_config(str(config)),
-        overrides,
+    outcomes = plan(
+        find_config(os.fspath(config)),
+        override_texts(overrides),
         topology=topology,
         slices=slices,
         budget=budget,
         out=None if out is None else Path(out),
         is_written=out is not None,
     )
+    return Ranking(outcomes)
 
 
-def report(*runs: str | Path, out: str | Path | None = None) -> Path:
+def report(*runs: _PathLike, out: _PathLike | None = None) -> Path:
     """Write one HTML page about the runs; returns where it is."""
     from jaxllm.commands.report import report
 
-    return report([Path(run) for run in runs], out=None if out is None else Path(out))
+    return report([os.fspath(run) for run in runs], out=None if out is None else os.fspath(out))
+
+
+def _load(config: _PathLike, overrides: Sequence[_Override]) -> "RunConfig":
+    from jaxllm.config import load_config
+    from jaxllm.config_files import find_config
+    from jaxllm.notebook.overrides import override_texts
+
+    return load_config(find_config(os.fspath(config)), override_texts(overrides))

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.checkpoints.start import RunStart
@@ -21,6 +28,7 @@ from jaxllm.objectives import CausalLm
 from jaxllm.optim import OptimizerConfig
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.schema import Config
+from jaxllm.storage import as_path, is_remote
 from jaxllm.training.metrics import MetricsConfig
 from jaxllm.training.profile import ProfileConfig
 from jaxllm.training.step import TrainingConfig
@@ -31,7 +39,7 @@ class RunConfig(Config):
     """A complete run: what is trained, on what, how, and where it is written."""
 
     run_dir: str
-    """Folder of the run: config, metrics, checkpoints and report."""
+    """Folder of the run: config, metrics, checkpoints and report; or gs://BUCKET/FOLDER."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, the order of the data and dropout."""
     init_from: Annotated[HfStart | RunStart, Field(discriminator="type")] | None = None
@@ -64,6 +72,12 @@ class RunConfig(Config):
     """Folder of compiled programs, reused by later runs; null compiles anew each time."""
     plan_cache: str | None = "~/.cache/jaxllm/plan"
     """Folder of what `plan` found out, from where it goes on; null compiles anew each time."""
+
+    @field_validator("run_dir")
+    @classmethod
+    def _run_dir_is_known(cls, run_dir: str) -> str:
+        is_remote(run_dir)
+        return run_dir
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # dictionaries inside have no hash of their own
@@ -209,7 +223,7 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
         return {**raw, "model": _merged(start.model(), given)}
     except ValueError as error:
         # A run that has its own weights by now goes on without the folder that it started from.
-        saved = Path(str(raw.get("run_dir"))).expanduser() / "config.yaml"
+        saved = as_path(str(raw.get("run_dir"))).expanduser() / "config.yaml"
         if saved.is_file():
             own = yaml.safe_load(saved.read_text(encoding="utf-8"))["model"]
             return {**raw, "model": _merged(own, given)}

@@ -2,7 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.notebook_bar import NotebookBar
 from jaxllm.config import RunConfig, non_defaults
 from jaxllm.data import Data
 from jaxllm.hardware import usual_flops
@@ -20,22 +23,43 @@ _LOG_SECONDS = 10.0  # without a terminal, a line at most this often
 _FILE_WIDTH = 120  # of tables that go to a file or a pipe
 _CALIBRATION_STEPS = 10  # after so many, the expected time is told again, as measured
 
+_has_results = ContextVar("has_results", default=True)
+
+
+@contextmanager
+def only_progress() -> Iterator[None]:
+    """Within it commands show how far they are, and no results: the caller shows them itself."""
+    token = _has_results.set(False)
+    try:
+        yield
+    finally:
+        _has_results.reset(token)
+
 
 class Console:
-    """Prints on the first process only. A live bar on a terminal, plain lines elsewhere."""
+    """Prints on the first process only.
+
+    A live bar on a terminal and in a notebook, plain lines elsewhere.
+    """
 
     def __init__(self, *, is_shown: bool):
-        self._rich = RichConsole(quiet=not is_shown, highlight=False, soft_wrap=True)
+        is_notebook = RichConsole().is_jupyter
+        # Lines are plain text there too, and not an element of the page each.
+        self._rich = RichConsole(
+            quiet=not is_shown, highlight=False, soft_wrap=True, force_jupyter=False
+        )
         if not self._rich.is_terminal:
             self._rich.width = _FILE_WIDTH
+        self._notebook = NotebookBar() if is_notebook and is_shown else None
         self._bar: Progress | None = None
         self._last_line = 0.0
         self._task: Any = None
         self._phase = ""
 
     def say(self, text: str) -> None:
-        """One line, above the bar."""
-        self._rich.print(text, markup=False)
+        """One line, above the bar on a terminal."""
+        if _has_results.get():
+            self._rich.print(text, markup=False)
 
     def data_progress(self, phase: str, done: int, total: int) -> None:
         """How far the preparation of data is."""
@@ -64,11 +88,14 @@ class Console:
         )
         if record.get("mfu") is not None:
             figures += f"  MFU {record['mfu']:.1%}"
+        if self._notebook is not None:
+            self._notebook.add_loss(step, record["loss"])
         self._advance("training", step, steps, figures, is_count=True)
 
     def show(self, table: Table | Text) -> None:
         """A table or a styled text."""
-        self._rich.print(table)
+        if _has_results.get():
+            self._rich.print(table)
 
     def interrupted(self, step: int, *, is_saved: bool) -> None:
         """Say that the run stopped early and how it goes on."""
@@ -81,15 +108,21 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._notebook is not None:
+            self._notebook.close()
         self._phase = ""
 
     def _advance(self, name: str, done: int, total: int, figures: str, *, is_count: bool) -> None:
+        share = f"{done}/{total}" if is_count else f"{done / max(total, 1):.0%}"
+        if self._notebook is not None:
+            words = f"{name} {share}  {figures}".rstrip()
+            self._notebook.advance(done, total, words, is_lasting=is_count)
+            return
         if not self._rich.is_terminal:
             now = time.monotonic()
             if now - self._last_line > _LOG_SECONDS or done == total:
                 self._last_line = now
-                share = f"{done}/{total}" if is_count else f"{done / max(total, 1):.0%}"
-                self.say(f"{name} {share}  {figures}".rstrip())
+                self._rich.print(f"{name} {share}  {figures}".rstrip(), markup=False)
             return
         if self._bar is None:
             count = (MofNCompleteColumn(),) if is_count else ()

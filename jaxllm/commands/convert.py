@@ -25,6 +25,7 @@ from jaxllm.commands.run_folder import (
     read_published_config,
     write_text,
 )
+from jaxllm.commands.run_place import open_to_read
 from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
@@ -37,6 +38,7 @@ from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.hf.weights import num_bytes_read
 from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import Nested, spec_dict
+from jaxllm.storage import is_remote, text_of
 
 
 def import_model(source: Path, out: Path, overrides: list[str]) -> None:
@@ -45,6 +47,8 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     ValueError for a model that is not known here, or a folder that is not empty.
     """
     console = Console(is_shown=True)
+    for path in (source, out):
+        _check_local(path)
     check_empty(out)
     _remove_partial(out)
     published = open_published(source)
@@ -146,6 +150,15 @@ def _run_config(
     return parse_config(raw, origin="the config of the imported model")
 
 
+def _check_local(path: Path) -> None:
+    """ValueError for a path in a bucket: what is converted is on this machine."""
+    if is_remote(path):
+        raise ValueError(
+            f"{text_of(path)}: an import and an export read and write local folders; give one, and "
+            "copy it with `gcloud storage cp -r`"
+        )
+
+
 def _partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
@@ -170,14 +183,21 @@ def _complete_or_none(out: Path) -> Iterator[Path]:
         _remove_partial(out)
 
 
-def export_model(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
+def export_model(run: str | Path, out: Path, *, step: int | None, dtype: str) -> None:
     """Write a run's weights (the averaged ones, if it has them) as a folder of Hugging Face.
 
-    ValueError for a network that no published family has, or a folder that is not empty.
+    run: a folder, or gs://. ValueError for a network that no published family has, or an `out` that
+    is not empty or not local.
     """
-    console = Console(is_shown=True)
+    _check_local(out)
     check_empty(out)
     _remove_partial(out)
+    with open_to_read(run) as run_dir:
+        _export(run_dir, out, step=step, dtype=dtype)
+
+
+def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
+    console = Console(is_shown=True)
     trained = open_model(run_dir, step=step)
     config = trained.config.model.model_copy(update={"vocab_size": trained.parts.model.vocab_size})
     raw = read_published_config(run_dir)

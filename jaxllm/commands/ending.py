@@ -26,6 +26,7 @@ def is_complete(run_dir: Path, start: int, steps: int) -> bool:
 
 
 def write_ending(
+    run_dir: Path,
     config: RunConfig,
     *,
     score: Score | None,
@@ -42,7 +43,6 @@ def write_ending(
     """
     if not distributed.is_first():
         return
-    run_dir = Path(config.run_dir)
     tokens_per_step = config.data.global_batch_size * config.data.sequence_length
     summary: dict[str, Any] = {
         "steps": config.training.steps,
@@ -82,8 +82,9 @@ def show_ending(run_dir: Path, console: Console) -> None:
         if "xz_bits_per_byte" in summary:
             line += f" (xz -9e on the same text: {summary['xz_bits_per_byte']:.4f})"
         console.say(line)
-    console.say(f"run folder  {run_dir}")
-    console.say(f"next        {_command()} report {run_dir}")
+    place = run_folder.place_of(run_dir)
+    console.say(f"run folder  {place}")
+    console.say(f"next        {_command()} report {place}")
 
 
 def _goodput(seconds: Mapping[str, float]) -> str:

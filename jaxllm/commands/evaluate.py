@@ -8,7 +8,14 @@ from typing import Any
 from rich.table import Table
 
 from jaxllm.commands.console import Console
-from jaxllm.commands.run_folder import TrainedModel, dataset_folders, open_model, write_text
+from jaxllm.commands.run_folder import (
+    TrainedModel,
+    dataset_folders,
+    open_model,
+    place_of,
+    write_text,
+)
+from jaxllm.commands.run_place import open_to_read
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import (
     Score,
@@ -28,12 +35,18 @@ _ROWS = 8  # of a device, in a batch of a task's longest texts, if it was traine
 
 
 def evaluate(
-    run_dir: Path, *, data: Sequence[str] = (), step: int | None = None
+    run: str | Path, *, data: Sequence[str] = (), step: int | None = None
 ) -> dict[str, Score]:
     """Score the run's validation sets, or dataset folders and text files given; print a table.
 
-    ValueError for a folder that is no run, or for data made with another tokenizer.
+    run: a folder, or gs://. ValueError for a folder that is no run, or for data made with another
+    tokenizer.
     """
+    with open_to_read(run) as run_dir:
+        return _evaluate(run_dir, data=data, step=step)
+
+
+def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[str, Score]:
     trained = open_model(run_dir, step=step)
     console = Console(is_shown=distributed.is_first())
     config = trained.config.data
@@ -59,9 +72,9 @@ def evaluate(
         rows=rows,
     )
     if not scores:
-        given = f"--data {' '.join(data)}" if data else str(run_dir)
+        given = f"--data {' '.join(data)}" if data else place_of(run_dir)
         raise ValueError(f"{given} has no validation split; give text or a dataset with --data")
-    console.show(_table(f"{run_dir}, step {trained.step}", scores))
+    console.show(_table(f"{place_of(run_dir)}, step {trained.step}", scores))
     return scores
 
 
@@ -82,7 +95,7 @@ def task_names(tasks: str | None, given: set[str]) -> list[str]:
 
 
 def evaluate_tasks(
-    run_dir: Path,
+    run: str | Path,
     names: Sequence[str],
     *,
     include_path: Path | None = None,
@@ -95,27 +108,30 @@ def evaluate_tasks(
 ) -> dict[str, Any]:
     """Put tasks of the lm-evaluation-harness to a run; print a table and write the results.
 
-    names, include_path: see `find_tasks`. num_fewshot, limit: see `Tasks.run`. max_length: tokens
-    that the model sees; None is data.sequence_length. add_bos_token: the `has_bos` of `TextModel`.
-    output: a JSON file, or None. Returns what is written there.
+    run: a folder, or gs://. names, include_path: see `find_tasks`. num_fewshot, limit: see
+    `Tasks.run`. max_length: tokens that the model sees; None is data.sequence_length.
+    add_bos_token: the `has_bos` of `TextModel`. output: a JSON file, or None. Returns what is
+    written there.
     ValueError for a folder that is no run, or for tasks that do not exist or do not fit.
     """
     find_tasks(names, folder=include_path)  # before the weights are read
-    trained = open_model(run_dir, step=step)
+    with open_to_read(run) as run_dir:
+        place = place_of(run_dir)
+        trained = open_model(run_dir, step=step)
     if trained.tokenizer is None:
-        raise ValueError(f"{run_dir} was trained on ids without a tokenizer; tasks are of text")
+        raise ValueError(f"{place} was trained on ids without a tokenizer; tasks are of text")
     model = _text_model(trained, max_length=max_length, has_bos=add_bos_token)
     tasks = Tasks(model, names, folder=include_path)
     is_shown = distributed.is_first()
     results = tasks.run(trained.params, num_fewshot=num_fewshot, limit=limit, is_shown=is_shown)
     results["config"] = {
         "model": "jaxllm",
-        "model_args": {"run": str(run_dir), "step": trained.step},
+        "model_args": {"run": place, "step": trained.step},
         "max_length": model.max_length,
         "add_bos_token": add_bos_token,
         "limit": limit,
     }
-    title = f"{run_dir}, step {trained.step}"
+    title = f"{place}, step {trained.step}"
     Console(is_shown=is_shown).show(_tasks_table(title, task_figures(results)))
     if output is not None and is_shown:
         # What JSON has no form for is a function in a task's YAML, by its name.

@@ -8,14 +8,15 @@ from pydantic import ValidationError
 
 from jaxllm.commands.console import Console
 from jaxllm.commands.prompts import as_published, document, question
-from jaxllm.commands.run_folder import open_model, read_published_config
+from jaxllm.commands.run_folder import open_model, place_of, read_published_config
+from jaxllm.commands.run_place import open_to_read
 from jaxllm.config_errors import explain
 from jaxllm.generation import Generator, Sampling
 from jaxllm.parallel import distributed
 
 
 def generate(
-    run_dir: Path,
+    run: str | Path,
     prompts: Sequence[str],
     *,
     sampling: Mapping[str, Any],
@@ -24,7 +25,8 @@ def generate(
 ) -> list[str]:
     """Print each prompt with its continuation; returns the continuations.
 
-    sampling: fields of `Sampling`. is_chat: prompts are what a user says, in the chat template.
+    run: a folder, or gs://. sampling: fields of `Sampling`. is_chat: prompts are what a user says,
+    in the chat template.
     ValueError for a field out of range or a folder that is no run.
     """
     try:
@@ -32,9 +34,12 @@ def generate(
     except ValidationError as error:
         options = [f"--{line.replace('_', '-', 1)}" for line in explain(error, Sampling)]
         raise ValueError("\n".join(options)) from None
-    trained = open_model(run_dir, step=step)
-    if trained.tokenizer is None:
-        raise ValueError(f"{run_dir} was trained on ids without a tokenizer; it has no text")
+    with open_to_read(run) as run_dir:
+        trained = open_model(run_dir, step=step)
+        if trained.tokenizer is None:
+            place = place_of(run_dir)
+            raise ValueError(f"{place} was trained on ids without a tokenizer; it has no text")
+        is_imported = bool(read_published_config(run_dir))
     generator = Generator(
         trained.parts.model,
         vocab_size=trained.tokenizer.vocab_size,
@@ -42,7 +47,6 @@ def generate(
         sampling=settings,
         layout=trained.parts.layout,
     )
-    is_imported = bool(read_published_config(run_dir))
     read = question if is_chat else as_published if is_imported else document
     ids = [read(trained.tokenizer, prompt) for prompt in prompts]
     texts = [trained.tokenizer.decode(new) for new in generator(trained.params, ids)]

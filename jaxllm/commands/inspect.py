@@ -12,6 +12,7 @@ from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import Assembly, assemble, check_devices
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
+from jaxllm.commands.run_place import open_to_read
 from jaxllm.commands.without_data import vocab_size_without_data
 from jaxllm.config import RunConfig, load_config
 from jaxllm.config_files import find_config
@@ -26,6 +27,7 @@ from jaxllm.data import (
 )
 from jaxllm.data.dataset_folder import SIDECAR
 from jaxllm.parallel.layouts import weight_items
+from jaxllm.storage import as_path, is_remote
 
 _SHOWN_TOKENS = 256  # of a row of a dataset by itself
 _SHOWN_CHARACTERS = 400  # of the text of one document in a row
@@ -37,16 +39,24 @@ def inspect(target: str, overrides: Sequence[str] = (), *, rows: int = 2) -> Non
     Without batches where the data is missing. ValueError for a target that is none of these.
     """
     console = Console(is_shown=True)
-    path = Path(target)
-    if path.is_dir() and overrides:
+    place = as_path(target)
+    if overrides and (is_remote(target) or place.is_dir()):
         raise ValueError("overrides go with a CONFIG; a dataset and a run are what they are")
-    if (path / SIDECAR).is_file():
-        show_card(console, path)
-        show_rows(console, open_dataset(path), seed=0, rows=rows)
+    if (place / SIDECAR).is_file():
+        show_card(console, place)
+        show_rows(console, open_dataset(place), seed=0, rows=rows)
         return
+    with open_to_read(target) as path:
+        _inspect(console, path, target, overrides, rows=rows)
+
+
+def _inspect(
+    console: Console, path: Path, target: str, overrides: Sequence[str], *, rows: int
+) -> None:
+    """Show a config, or the run in a folder."""
     is_run = path.is_dir()
     if is_run and not (path / run_folder.CONFIG_FILE).is_file():
-        raise ValueError(_nothing_known(path))
+        raise ValueError(_nothing_known(target))
     config = (
         run_folder.config_for_reading(path)
         if is_run
@@ -66,7 +76,7 @@ def inspect(target: str, overrides: Sequence[str] = (), *, rows: int = 2) -> Non
         show_run(console, path)
 
 
-def _nothing_known(folder: Path) -> str:
+def _nothing_known(folder: str) -> str:
     return (
         f"{folder} is a folder, but nothing that can be inspected:\n"
         f"  it is not a run folder, for it has no {run_folder.CONFIG_FILE} (jaxllm train makes "
@@ -170,9 +180,12 @@ def show_run(console: Console, run_dir: Path) -> None:
     """How far a run came."""
     summary = run_folder.read_summary(run_dir)
     if summary is None:
-        console.say(f"\n{run_dir} is not complete; the command that began it goes on with it")
+        place = run_folder.place_of(run_dir)
+        console.say(f"\n{place} is not complete; the command that began it goes on with it")
         return
-    table = Table(title=f"run {run_dir}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"run {run_folder.place_of(run_dir)}", title_justify="left", show_header=False
+    )
     for key, value in summary.items():
         table.add_row(key, str(value))
     console.show(table)

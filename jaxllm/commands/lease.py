@@ -2,7 +2,7 @@
 
 `.lease` in the run folder is locked with flock while a run has it, and says whose it is. The
 kernel frees a lock when the process ends in whatever way, so a crash leaves nothing stuck. Where
-the file system has no locks, `lease_beats` does it by a sign of life in the file instead.
+the file system has no locks, and in a bucket, `lease_beats` does it by a sign of life instead.
 """
 
 import errno
@@ -21,6 +21,7 @@ LEASE_FILE = ".lease"
 
 _NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _TICK = 0.1  # seconds between two tries
+_TICK_THERE = 1.0  # the same in a bucket, where each is a request
 
 # Seconds that a lock of another machine is waited for. The server of a network file system keeps
 # the lock of a host that died until that host's own lease ends, after 90 seconds or more.
@@ -109,31 +110,55 @@ class RunLease:
     system refuses.
     """
 
-    def __init__(self, run_dir: Path, *, patience: float = 10.0) -> None:
-        self._run_dir, self._patience = run_dir, patience
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        origin: str | None = None,
+        name: str | None = None,
+        patience: float = 10.0,
+    ) -> None:
+        """origin: the gs:// URL that run_dir is a mirror of; the lease is of the folder there.
+
+        name: the folder as messages call it.
+        """
+        self._run_dir, self._origin, self._patience = run_dir, origin, patience
+        self._name = name or origin or str(run_dir)
         self._hold: Hold | None = None
 
     def __enter__(self) -> "RunLease":
-        self._run_dir.mkdir(parents=True, exist_ok=True)
-        path = self._run_dir / LEASE_FILE
-        hold: Hold = Lock(path)
-        try:
-            self._wait_for(hold)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            from jaxllm.commands.lease_beats import Beats
-
-            hold = Beats(path)
-            self._wait_for(hold)
-        self._hold = hold
-        hold.start()
+        self._hold = self._hold_there() if self._origin else self._hold_here()
+        self._hold.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._hold is not None:
             self._hold.release()
             self._hold = None
+
+    def _hold_here(self) -> Hold:
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        path = self._run_dir / LEASE_FILE
+        lock = Lock(path)
+        try:
+            self._wait_for(lock)
+            return lock
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        from jaxllm.commands.lease_beats import Beats, FilePlace
+
+        beats = Beats(FilePlace(path))
+        self._wait_for(beats)
+        return beats
+
+    def _hold_there(self) -> Hold:
+        from jaxllm.commands.lease_beats import Beats
+        from jaxllm.storage.stored_object import StoredObject
+
+        beats = Beats(StoredObject(f"{self._origin}/{LEASE_FILE}"), settle=0.0)
+        self._wait_for(beats)
+        return beats
 
     def _wait_for(self, hold: Hold) -> None:
         began = time.monotonic()
@@ -143,15 +168,13 @@ class RunLease:
             waited = time.monotonic() - began
             if waited >= self._patience and hold.is_surely_held(waited):
                 raise ValueError(
-                    f"run_dir {self._run_dir} is in use by {owner}; "
+                    f"run_dir {self._name} is in use by {owner}; "
                     "wait for its end, stop it, or give another run_dir"
                 )
             if not is_told:
                 is_told = True
-                print(
-                    f"waiting for {owner}, which has {self._run_dir}", file=sys.stderr, flush=True
-                )
-            time.sleep(_TICK)
+                print(f"waiting for {owner}, which has {self._name}", file=sys.stderr, flush=True)
+            time.sleep(_TICK_THERE if self._origin else _TICK)
 
 
 class Lock:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jaxllm.commands.console import Console, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.first_state import first_state
 from jaxllm.commands.rollback import batches_left_out
+from jaxllm.commands.run_place import RunPlace
 from jaxllm.commands.saved_state import SavedState
 from jaxllm.commands.skips import SkippedSteps
 from jaxllm.commands.validation import Validation
@@ -36,6 +36,7 @@ class Run(NamedTuple):
     """
 
     config: RunConfig
+    place: RunPlace
     data: Data
     parts: Assembly
     compiled: Callable[[], jax.stages.Compiled]
@@ -52,7 +53,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
     then it is called again. is_going_back: whether that is this call.
     """
     config, parts, console, phases = run.config, run.parts, run.console, run.phases
-    run_dir, steps = Path(config.run_dir), config.training.steps
+    run_dir, steps = run.place.path, config.training.steps
     rows = config.data.global_batch_size
     with ExitStack() as stack:
         loader = run.data.train_loader(
@@ -61,7 +62,14 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             skipped=batches_left_out(run_dir),
         )
         saved = stack.enter_context(
-            run_folder.open_saved_state(run_dir, config, run.data, loader, on_message=console.say)
+            run_folder.open_saved_state(
+                run_dir,
+                config,
+                run.data,
+                loader,
+                before_save=run.place.send,
+                on_message=console.say,
+            )
         )
         if is_complete(run_dir, saved.start, steps):
             show_ending(run_dir, console)
@@ -188,6 +196,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
 
 def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput) -> None:
     write_ending(
+        run.place.path,
         run.config,
         score=validation.latest,
         sample=validation.latest_sample,
@@ -195,7 +204,7 @@ def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput)
         wall_seconds=saved.wall_seconds,
         goodput=run.goodput.seconds,
     )
-    show_ending(Path(run.config.run_dir), run.console)
+    show_ending(run.place.path, run.console)
 
 
 def _stopped(run: Run, stop: StopRequest, step: int, *, is_saved: bool) -> int:

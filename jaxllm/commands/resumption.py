@@ -51,7 +51,7 @@ def check_resumable(
     saved: RunConfig,
     given: RunConfig,
     *,
-    run_dir: Path,
+    run_dir: str | Path,
     has_only_weights: bool = False,
     requested: Sequence[str] = (),
 ) -> None:

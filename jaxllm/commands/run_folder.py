@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.checkpoints import CheckpointStore
+from jaxllm.checkpoints.folders import folder_of
 from jaxllm.commands.assembly import Assembly, assemble
 from jaxllm.commands.lease import is_of_lease
 from jaxllm.commands.resumption import check_resumable
@@ -24,6 +25,8 @@ from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
 from jaxllm.parallel import distributed
 from jaxllm.parallel.mesh import ParallelConfig
+from jaxllm.storage import as_path, is_remote, text_of
+from jaxllm.storage.mirror import ORIGIN_FILE, read_origin
 from jaxllm.training.goodput import Goodput
 from jaxllm.training.logfile import replace_file
 from jaxllm.training.metrics import MetricsWriter, cut_back, json_value, last_step
@@ -33,6 +36,17 @@ TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
 PUBLISHED_FILE, METRICS_FILE = "published.json", "metrics.jsonl"
 
 _LATEST_RECORDS = 100  # more than one step has
+
+
+def place_of(run_dir: Path) -> str:
+    """A run folder as the user knows it: of a mirror, the URL."""
+    return read_origin(run_dir) or str(run_dir)
+
+
+def checkpoint_folder(run_dir: Path) -> Path:
+    """Where a run's checkpoints are: in its folder, or, of a mirror, in the bucket."""
+    origin = read_origin(run_dir)
+    return (run_dir if origin is None else as_path(origin)) / CHECKPOINT_FOLDER
 
 
 class TrainedModel(NamedTuple):
@@ -52,14 +66,14 @@ def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
     """
     config = config_for_reading(run_dir)
     enable_compilation_cache(config.compilation_cache)
-    if not (run_dir / CHECKPOINT_FOLDER).is_dir():
-        raise ValueError(f"{run_dir} has no checkpoint yet; train it first")
-    with CheckpointStore(run_dir / CHECKPOINT_FOLDER) as store:
+    if not checkpoint_folder(run_dir).is_dir():
+        raise ValueError(f"{place_of(run_dir)} has no checkpoint yet; train it first")
+    with CheckpointStore(checkpoint_folder(run_dir)) as store:
         steps = store.steps()
         if not steps or (step is not None and step not in steps):
+            which = "" if step is None else f" of step {step}"
             raise ValueError(
-                f"{run_dir} has no checkpoint{'' if step is None else f' of step {step}'}; "
-                f"it has {steps or 'none yet'}"
+                f"{place_of(run_dir)} has no checkpoint{which}; it has {steps or 'none yet'}"
             )
         step = steps[-1] if step is None else step
         vocab_size = store.restore_json("meta", step)["vocab_size"]
@@ -75,7 +89,8 @@ def read_config(run_dir: Path) -> RunConfig:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         raise ValueError(
-            f"{run_dir} is not a run folder: it has no {CONFIG_FILE} (jaxllm train makes one)"
+            f"{place_of(run_dir)} is not a run folder: it has no {CONFIG_FILE} (jaxllm train makes "
+            "one)"
         )
     return load_config(path)
 
@@ -106,7 +121,7 @@ def check_config(run_dir: Path, config: RunConfig, *, requested: Sequence[str] =
         check_resumable(
             read_config(run_dir),
             config,
-            run_dir=run_dir,
+            run_dir=place_of(run_dir),
             has_only_weights=is_new,
             requested=requested,
         )
@@ -120,13 +135,15 @@ def check_config(run_dir: Path, config: RunConfig, *, requested: Sequence[str] =
 def _is_half_made(path: Path) -> bool:
     """Whether a file may be of a start that was killed before it wrote the config, as the last."""
     name = path.name.removeprefix(".").removesuffix(".tmp").removesuffix(".partial")
-    return is_of_lease(path) or name in (TOKENIZER_FOLDER, DATASETS_FILE, CONFIG_FILE)
+    return is_of_lease(path) or name in (
+        *(TOKENIZER_FOLDER, DATASETS_FILE, CONFIG_FILE),
+        ORIGIN_FILE,
+    )
 
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether the folder holds weights that the run goes on from."""
-    folder = run_dir / CHECKPOINT_FOLDER
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(folder_of(checkpoint_folder(run_dir)).steps())
 
 
 def is_imported(run_dir: Path) -> bool:
@@ -179,7 +196,10 @@ def write_config(run_dir: Path, config: RunConfig, data: Data) -> None:
     Of a run that goes on, once nothing can be refused any more.
     """
     if distributed.is_first():
-        folders = {name: str(folder.absolute()) for name, folder in data.folders.items()}
+        folders = {
+            name: text_of(folder) if is_remote(folder) else str(folder.absolute())
+            for name, folder in data.folders.items()
+        }
         write_text(run_dir / DATASETS_FILE, json.dumps(folders, indent=2) + "\n")
         write_text(run_dir / CONFIG_FILE, dump_yaml(config))
 
@@ -190,7 +210,7 @@ def dataset_folders(run_dir: Path) -> dict[str, Path]:
     if not path.is_file():
         return {}
     folders = json.loads(path.read_text(encoding="utf-8"))
-    return {name: Path(folder) for name, folder in folders.items()}
+    return {name: as_path(folder) for name, folder in folders.items()}
 
 
 def known_data(run_dir: Path) -> dict[str, Any]:
@@ -209,25 +229,28 @@ def open_saved_state(
     data: Data,
     loader: TrainLoader,
     *,
+    before_save: Callable[[], None] = lambda: None,
     on_message: Callable[[str], None] = print,
 ) -> SavedState:
     """The run's checkpoints. ValueError if they are of other data or beyond the config's end.
 
-    on_message: told, on the first process, what happens to checkpoints, a line at a time.
+    before_save: called before each save begins, on every process. on_message: told, on the first
+    process, what happens to checkpoints, a line at a time.
     """
     saved = SavedState(
-        run_dir / CHECKPOINT_FOLDER,
+        checkpoint_folder(run_dir),
         config.checkpoints,
         loader,
         vocab_size=data.vocab_size,
         run_config=config.model_dump(mode="json"),
+        before_save=before_save,
         on_message=on_message,
     )
     if saved.start > config.training.steps:
         saved.__exit__()
         raise ValueError(
-            f"training.steps is {config.training.steps}, but {run_dir} is at step {saved.start} "
-            "already; give more steps to go on, or another run_dir"
+            f"training.steps is {config.training.steps}, but {place_of(run_dir)} is at step "
+            f"{saved.start} already; give more steps to go on, or another run_dir"
         )
     return saved
 
@@ -269,7 +292,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def enable_compilation_cache(folder: str | None) -> None:
-    """Keep compiled programs in `folder`, so that a restart does not compile again."""
+    """Keep compiled programs in `folder`, or gs://, so that a restart does not compile again."""
     if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+        place = as_path(os.path.expanduser(folder))  # JAX itself reads and writes in a bucket
+        jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -36,6 +36,7 @@ class SavedState:
         *,
         vocab_size: int,
         run_config: Mapping[str, Any],
+        before_save: Callable[[], None] = lambda: None,
         on_message: Callable[[str], None] = print,
     ):
         """Checkpoints in `folder` by `config`; ValueError if the newest is at other data.
@@ -44,12 +45,13 @@ class SavedState:
 
         vocab_size: ids of the data, kept for those who open the run without its data.
         run_config: the whole config as plain values, kept with every checkpoint.
+        before_save: called before each save begins.
         on_message: told, on the first process, what happens to checkpoints, a line at a time.
         """
         self._config = config
         self._loader = loader
         self._vocab_size = vocab_size
-        self._run_config = run_config
+        self._run_config, self._before_save = run_config, before_save
         self._began = time.monotonic()
         self._store = config.build(folder, on_message=on_message)
         self.start = self._store.latest_step() or 0
@@ -127,6 +129,7 @@ class SavedState:
         """
         if step == self._newest:
             return
+        self._before_save()
         self._newest = step
         self._store.save(
             step,

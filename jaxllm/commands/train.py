@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cache, partial
 from itertools import count
-from pathlib import Path
 
 from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import (
@@ -18,6 +17,7 @@ from jaxllm.commands.first_state import check_start
 from jaxllm.commands.lease import RunLease
 from jaxllm.commands.loop import Run, go_on
 from jaxllm.commands.prepare import open_data
+from jaxllm.commands.run_place import RunPlace
 from jaxllm.commands.same_start import check_same_start
 from jaxllm.commands.validation import check_validation
 from jaxllm.commands.without_data import check_without_data
@@ -41,11 +41,12 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
     distributed.initialize()
     check_same_start(config, requested)
     run_folder.enable_compilation_cache(config.compilation_cache)
-    run_dir = Path(config.run_dir)
     layout = check_devices(config)
-    run_folder.check_config(run_dir, config, requested=requested)
     with ExitStack() as stack:
         stack.enter_context(goodput)
+        place = stack.enter_context(RunPlace(config.run_dir, is_kept=not dry_run))
+        run_dir = place.path
+        run_folder.check_config(run_dir, config, requested=requested)
         console = stack.enter_context(closing(Console(is_shown=distributed.is_first())))
         if not run_folder.dataset_folders(run_dir):
             check_sizes(config, layout)
@@ -74,13 +75,19 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
             return 0
 
         if distributed.is_first():
-            stack.enter_context(RunLease(run_dir))
+            stack.enter_context(RunLease(run_dir, origin=place.origin))
             # Once more: another start may have changed the folder while this one waited for it.
+            place.refresh()
             run_folder.check_config(run_dir, config, requested=requested)
+            must_send = config.metrics.on_error == "stop"
+            stack.enter_context(place.sending(must_send=must_send, say=console.say))
+            stack.push(goodput)  # ended first, so that its last record is sent too
         run_folder.make_folder(run_dir, config, data)
+        place.share()
         stack.enter_context(watchdog)
         run = Run(
             config=config,
+            place=place,
             data=data,
             parts=parts,
             compiled=cache(partial(lowered.compile, compiler_options=options)),

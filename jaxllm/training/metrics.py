@@ -59,8 +59,9 @@ class MetricsConfig(Config):
     loggers: tuple[LoggerConfig, ...] = ()
     """Experiment trackers that receive every record too."""
     on_error: Literal["stop", "continue"] = "stop"
-    """What the run does when metrics.jsonl or TensorBoard files cannot be written (a full disk, or
-    errors that stay when tried again): stop, or continue without the records until they can be."""
+    """What the run does when metrics.jsonl or TensorBoard files cannot be written or sent to the
+    bucket (a full disk, or errors that stay when tried again): stop, or continue without them until
+    they can be."""
 
     def build(
         self,
