@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 NOT_IN_ALL := not faults and not tpu_compile and not hf and not notebooks and not beam
 
 .PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks
-.PHONY: test-notebooks test-beam docs lint lock clean
+.PHONY: test-notebooks notebooks test-beam docs lint lock clean
 
 setup: $(STAMP)
 
@@ -67,6 +67,10 @@ $(TASKS): requirements-tasks.lock $(STAMP)
 # Runs every notebook of tpu/colab from top to bottom on this machine's CPU.
 test-notebooks: compiler $(NOTEBOOKS) $(PUBLISHED)
 	$(BIN)/pytest -m notebooks tests/notebooks
+
+# Runs them too, and writes what they showed into them.
+notebooks: compiler $(NOTEBOOKS) $(PUBLISHED)
+	$(BIN)/python scripts/run_notebooks.py
 
 $(NOTEBOOKS): requirements-notebooks.lock $(STAMP)
 	@bash scripts/setup.sh $(VENV) requirements-notebooks.lock

@@ -97,21 +97,25 @@ def test_a_run_reports_exports_and_comes_back(run, tmp_path):
     )
 
 
-def test_an_interruption_is_saved_and_raised_and_the_same_call_goes_on(run, config, tmp_path):
+def test_an_interruption_is_saved_and_raised_and_the_same_call_goes_on(config, tmp_path):
     """A signal in the middle of the run, as Jupyter's interrupt is one."""
-    keys = {"run_dir": tmp_path / "run", "optim.learning_rate": 2e-3, "profile.start": None}
+    keys = {
+        "run_dir": tmp_path / "run",
+        "training.steps": 80,
+        "profile.start": None,
+        "evaluation.every": None,
+        "samples.every": None,
+    }
     handler = signal.getsignal(signal.SIGINT)
     watched = tmp_path / "run" / "checkpoints" / "2"
     with pytest.raises(Interrupted) as caught, interrupted_once_there(watched):
-        jaxllm.train(config, keys, {"training.steps": 80})
+        jaxllm.train(config, keys)
     stopped = caught.value.run
     assert stopped.path == tmp_path / "run"
     assert 2 <= stopped.step < 80
     assert runs.checkpoints(stopped.path)[-1] == stopped.step
     assert signal.getsignal(signal.SIGINT) is handler
-    finished = jaxllm.train(
-        config, keys, {"training.steps": 80, "checkpoints.every": 40, "evaluation.every": None}
-    )
+    finished = jaxllm.train(config, keys, {"checkpoints.every": 40})
     assert finished.summary["steps"] == 80
     assert np.array_equal(finished.metrics["step"], np.arange(1, 81))
 

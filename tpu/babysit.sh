@@ -63,7 +63,7 @@ keep_running() {
         judge "$NEWEST" "${CODES[@]}"
         say "$WORDS"
         if [ "$VERDICT" != again ]; then exit "$VERDICT"; fi
-        delete_slice || exit 1
+        delete_ours || exit 1
         IS_OURS=0
         pause "$PAUSE"
     done
@@ -73,6 +73,7 @@ keep_running() {
 # hosts; 75 stands for a slice that was not to be had, or was taken away.
 try_once() {
     local code=0
+    IS_ANSWERED=0
     IS_OURS=1
     request_slice || code=$?
     if ((IS_STRANGER)); then IS_OURS=0; fi
@@ -175,7 +176,7 @@ clean_up() {
     if ((IS_OURS && KEEP)); then
         say "$JAXLLM_NAME stays, and costs, until tpu/delete.sh"
     elif ((IS_OURS)); then
-        delete_slice || code=1
+        delete_ours || code=1
     fi
     rm -rf "$SCRATCH"
     exit "$code"

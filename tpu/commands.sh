@@ -66,16 +66,19 @@ call() {
 # Runs a command that asks for something. ANSWER: its stdout, PROBLEM: its stderr. A dry run shows
 # the command and takes the first argument for the answer.
 ask() {
-    local assumed=$1 errors code=0
+    local assumed=$1 code=0
     shift
     if [ "$DRY_RUN" = 1 ]; then
         quoted "$@"
         ANSWER=$assumed PROBLEM=
         return 0
     fi
-    errors=$SCRATCH/errors
-    ANSWER=$("$@" 2>"$errors") || code=$?
-    PROBLEM=$(cat "$errors")
+    # A signal does not wait for an answer: `wait` ends at once, and what was begun is ended.
+    begin "$@" >"$SCRATCH/answer" 2>"$SCRATCH/errors"
+    wait $! || code=$?
+    BEGUN=()
+    ANSWER=$(cat "$SCRATCH/answer")
+    PROBLEM=$(cat "$SCRATCH/errors")
     return "$code"
 }
 

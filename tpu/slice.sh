@@ -37,7 +37,10 @@ request_slice() {
     if [ -n "$JAXLLM_VALID_FOR" ]; then command+=("--valid-until-duration=$JAXLLM_VALID_FOR"); fi
     IS_STRANGER=0
     say "asking for $JAXLLM_SLICES x $JAXLLM_ACCELERATOR ($JAXLLM_CAPACITY) in $JAXLLM_ZONE"
-    if ask "" "${command[@]}" --quiet; then return 0; fi
+    if ask "" "${command[@]}" --quiet; then
+        IS_ANSWERED=1
+        return 0
+    fi
     explain_refusal
 }
 
@@ -173,4 +176,19 @@ delete_slice() {
     done
     say "$JAXLLM_NAME COULD NOT BE DELETED and may cost money: run tpu/delete.sh"
     return 1
+}
+
+# The same for what this script asked for. As long as no request was answered, what bears the name
+# may be somebody else's, and the label says whose it is. 1 if it may still be there, and be ours.
+delete_ours() {
+    if ((!IS_ANSWERED)); then
+        look_at_slice NONE
+        if [ "$STATE" = NONE ]; then return 0; fi
+        if ! is_ours; then
+            if [ -z "$PROBLEM" ]; then return 0; fi
+            say "$JAXLLM_NAME may be there, and cost: run tpu/delete.sh. $PROBLEM"
+            return 1
+        fi
+    fi
+    delete_slice
 }

@@ -40,10 +40,15 @@ row() {
 look_at_slice
 row slice "$JAXLLM_NAME is $STATE${REASON:+: $REASON}"
 look_at_newest
-row checkpoint "$NEWEST"
+row checkpoint "${NEWEST/#-1/none}"
 if [ "$STATE" != ACTIVE ]; then exit 75; fi
 look_at_nodes || exit $?
 row hosts "$HOSTS in ${#NODES[@]} nodes"
-look_at_run "$lines" || exit $?
+code=0
+look_at_run "$lines" || code=$?
+if ((code)); then
+    say "nothing was set up there yet (tpu/run.sh does that), or not every host answers"
+    exit "$code"
+fi
 while read -r _ host _ words; do row "host $host" "$words"; done <<<"$ANSWERS"
 if [ -n "$SAID" ]; then printf '%s\n' "$SAID"; fi

@@ -77,8 +77,8 @@ def test_a_ranking_is_a_list_whose_best_fits():
     slow = outcome(candidate(fsdp=16), seconds=3.0, peak_gib=8.0, limit_gib=15.75)
     large = outcome(candidate(fsdp=8, tensor=2), seconds=2.0, peak_gib=20.0, limit_gib=15.75)
     broken = Outcome(candidate(fsdp=4, tensor=4), None, "the compiler broke")
-    ranking = Ranking([slow, large, broken])
-    assert list(ranking) == [slow, large, broken]
+    ranking = Ranking([large, slow, broken])
+    assert list(ranking) == [large, slow, broken]
     assert ranking.best is slow
     text = ranking.plot().text
     assert "fsdp 16, remat full: 3,000" in text

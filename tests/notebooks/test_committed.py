@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
-
-nbformat = pytest.importorskip("nbformat")
 
 FOLDER = Path(__file__).parents[2] / "tpu" / "colab"
 NAMES = ("quickstart", "finetune", "sharding", "plan")
@@ -56,10 +55,12 @@ def test_every_cell_shows_something_and_none_failed(notebook):
 
 
 def test_it_draws_more_than_it_prints(notebook):
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    drawn = [output for output in outputs if "image/svg+xml" in output.get("data", {})]
-    printed = [output for output in outputs if output.output_type == "stream"]
-    assert len(drawn) > len(printed)
+    kinds = [
+        {kind for output in cell.outputs for kind in output.get("data", {})}
+        for cell in code_cells(notebook)
+    ]
+    assert all(kinds)  # no cell has nothing but lines
+    assert sum("image/svg+xml" in of_cell for of_cell in kinds) >= len(kinds) / 2
 
 
 def test_nothing_of_the_machine_that_executed_it_is_in_it(notebook):

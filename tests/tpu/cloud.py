@@ -166,6 +166,15 @@ class Cloud:
         return self._state["history"]
 
     @property
+    def events(self) -> list[str]:
+        """The same without the names."""
+        return [event for event, _ in self.history]
+
+    def launches(self, place: str, *, life: int = 0) -> list[dict]:
+        """How the stub of a run was launched on a host: argv and environment of each time."""
+        return records(self.host(place, life=life) / "launches")
+
+    @property
     def left(self) -> list[str]:
         """Queued resources that there still are: each costs, or holds quota."""
         return sorted(self._state["resources"])

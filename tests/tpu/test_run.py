@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from .cloud import records
 from .fakes import hosts
 from .fakes.scenario import Job, Life, Scenario
 
@@ -32,7 +31,7 @@ def test_a_run_is_started_once(ready):
     assert other.code == 2, other.err
     assert "seed=1" in other.err
     for place in ("0.0", "0.1"):
-        assert len(records(cloud.host(place) / "launches")) == 1
+        assert len(cloud.launches(place)) == 1
 
 
 def test_it_ends_when_asked_and_goes_on_when_started_again(ready):
@@ -43,7 +42,7 @@ def test_it_ends_when_asked_and_goes_on_when_started_again(ready):
     assert "saved; the same command goes on" in cloud.run("status.sh").out
     assert cloud.run("run.sh", "--stop").code == 0  # of nothing
     assert cloud.run("run.sh").code == 0
-    assert len(records(cloud.host("0.0") / "launches")) == 2
+    assert len(cloud.launches("0.0")) == 2
 
 
 def test_the_status_of_slice_and_run(ready):

@@ -14,7 +14,7 @@ def test_it_is_waited_for(make_cloud):
         ended = cloud.run("create.sh")
         assert ended.code == 0, ended.err
         assert "4 hosts" in ended.err
-    assert [event for event, _ in cloud.history] == ["created", *dict.fromkeys(states)]
+    assert cloud.events == ["created", *dict.fromkeys(states)]
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
