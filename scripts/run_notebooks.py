@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "tpu" / "colab"
 _CELL_SECONDS = 900
@@ -34,6 +33,8 @@ def execute(path: Path, folder: Path) -> Any:
     Its kernel has one CPU device, unless the notebook asks for more. Raises
     nbclient.exceptions.CellExecutionError for a cell that fails.
     """
+    from nbclient import NotebookClient  # of `make notebooks`; the rest needs none of it
+
     notebook = nbformat.read(path, as_version=4)
     kept = {
         name: value

@@ -39,7 +39,11 @@ def state_of(run_dir, step):
 
 @pytest.mark.parametrize(
     ("factor", "reason"),
-    [(math.nan, "not finite"), (math.inf, "not finite"), (100.0, "3 times the mean")],
+    [
+        (math.nan, "not finite"),
+        pytest.param(math.inf, "not finite", marks=pytest.mark.slow),
+        pytest.param(100.0, "3 times the mean", marks=pytest.mark.slow),
+    ],
 )
 def test_a_bad_step_changes_nothing_and_is_written_down(ids, tmp_path, monkeypatch, factor, reason):
     poison.batches(monkeypatch, {30: factor})

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -42,13 +43,23 @@ class Ended(NamedTuple):
     err: str
 
 
+@contextmanager
+def _usual_hangup() -> Iterator[None]:
+    """What is started inside hears SIGHUP, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 class Script:
     """A script of tpu/ under way, in a process group of its own as a terminal starts it."""
 
     def __init__(self, argv: Sequence[str], *, folder: Path, environment: dict[str, str]) -> None:
         folder.mkdir(parents=True)
         self._out, self._err = folder / "out.txt", folder / "err.txt"
-        with self._out.open("w") as out, self._err.open("w") as err:
+        with self._out.open("w") as out, self._err.open("w") as err, _usual_hangup():
             self._process = subprocess.Popen(
                 argv,
                 env=environment,

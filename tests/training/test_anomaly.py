@@ -146,7 +146,11 @@ def test_a_good_run_of_a_decoder_has_the_bits_of_one_without_a_guard():
 @pytest.mark.parametrize(
     ("recipe", "parallel"),
     [
-        ("adamw", ParallelConfig(layout="zero1", data=2, offload_optimizer=True)),
+        pytest.param(
+            "adamw",
+            ParallelConfig(layout="zero1", data=2, offload_optimizer=True),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("experts", ParallelConfig(expert=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
         pytest.param("adamw", ParallelConfig(layout="fsdp", data=2), marks=pytest.mark.slow),
         pytest.param("muon", ParallelConfig(layout="fsdp", data=2), marks=pytest.mark.slow),
