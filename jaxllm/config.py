@@ -1,7 +1,7 @@
 """RunConfig: the one typed tree that a YAML file fills. Strict loading, overrides, differences."""
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +11,13 @@ from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, model_
 
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.checkpoints.start import RunStart
-from jaxllm.config_errors import explain
+from jaxllm.config_errors import alternatives, explain, kind_of
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
 from jaxllm.hf.start import HfStart
-from jaxllm.models import DecoderConfig
-from jaxllm.objectives import CausalLm
+from jaxllm.models import DecoderConfig, ModelConfig
+from jaxllm.objectives import CausalLm, MaskedLm, ObjectiveConfig
 from jaxllm.optim import OptimizerConfig
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.schema import Config
@@ -36,12 +36,12 @@ class RunConfig(Config):
     """Seed of the initial weights, the order of the data and dropout."""
     init_from: Annotated[HfStart | RunStart, Field(discriminator="type")] | None = None
     """Weights to start from, by type; what model leaves out is as there. Null starts anew."""
-    model: DecoderConfig
-    """The network."""
+    model: ModelConfig
+    """The network, by type."""
     data: DataConfig
     """What is trained on, its tokenizer, and the shape of a batch."""
-    objective: CausalLm = CausalLm()
-    """What is minimised."""
+    objective: ObjectiveConfig = CausalLm()
+    """What is minimised, by type."""
     optim: OptimizerConfig
     """The optimizer and its schedule, by type."""
     training: TrainingConfig
@@ -68,6 +68,14 @@ class RunConfig(Config):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # dictionaries inside have no hash of their own
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_network(cls, given: Any) -> Any:
+        """A network without its `type` is a decoder."""
+        if isinstance(given, dict) and isinstance(given.get("model"), dict):
+            return {**given, "model": {"type": "decoder", **given["model"]}}
+        return given
+
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
         problems = list(_misfits(dict(self)))
@@ -82,7 +90,7 @@ def _microbatches_fit(data: DataConfig, training: TrainingConfig) -> Iterator[st
         yield f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
 
 
-def _rows_fit(model: DecoderConfig, data: DataConfig) -> Iterator[str]:
+def _rows_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
     try:
         model.check_length(data.sequence_length, key="data.sequence_length")
     except ValueError as error:
@@ -104,6 +112,36 @@ def _best_are_scored(checkpoints: CheckpointConfig, evaluation: EvaluationConfig
             f"every checkpoint, but checkpoints.every={saved} is no multiple of "
             f"evaluation.every={scored}"
         )
+
+
+_NETWORKS = {"causal_lm": "decoder", "masked_lm": "encoder"}
+
+
+def _objective_fits(model: ModelConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    network = _NETWORKS[objective.type]
+    if model.type != network:
+        fitting = [name for name, kind in _NETWORKS.items() if kind == model.type]
+        yield (
+            f"objective.type={objective.type} trains model.type={network}, but model.type="
+            f"{model.type} is given; for this model take objective.type={' or '.join(fitting)}"
+        )
+    elif isinstance(objective, MaskedLm) and getattr(model, "head", None) != "masked_lm":
+        yield f"objective.type=masked_lm needs model.head=masked_lm, but it is {model.head}"
+
+
+def _text_is_made(
+    model: ModelConfig, evaluation: EvaluationConfig, samples: SampleConfig
+) -> Iterator[str]:
+    if isinstance(model, DecoderConfig):
+        return
+    given = {
+        "samples.every": samples.every is not None,
+        "evaluation.tasks": bool(evaluation.tasks),
+        "evaluation.compare_xz": evaluation.compare_xz,
+    }
+    for key, is_given in given.items():
+        if is_given:
+            yield f"{key} is given, but a model of type {model.type} writes no text; leave it out"
 
 
 def _profile_fits(profile: ProfileConfig, training: TrainingConfig) -> Iterator[str]:
@@ -132,6 +170,8 @@ CROSS_CHECKS: tuple[Callable[..., Iterator[str]], ...] = (
     _best_are_scored,
     _profile_fits,
     _compared_text_is_there,
+    _objective_fits,
+    _text_is_made,
 )
 
 
@@ -199,11 +239,7 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
         return raw  # told with everything else that is wrong
     given = raw.get("model") or {}
     # A run's own config has every key, and needs no look at what it once started from.
-    if (
-        start is None
-        or not isinstance(given, dict)
-        or set(given) >= set(DecoderConfig.model_fields)
-    ):
+    if start is None or not isinstance(given, dict) or set(given) >= set(_fields_of(given)):
         return raw
     try:
         return {**raw, "model": _merged(start.model(), given)}
@@ -214,6 +250,14 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
             own = yaml.safe_load(saved.read_text(encoding="utf-8"))["model"]
             return {**raw, "model": _merged(own, given)}
         raise ValueError(f"{origin}: init_from: {error}") from None
+
+
+def _fields_of(model: Mapping[str, Any]) -> Iterable[str]:
+    """The keys of a network of the kind that a section names."""
+    for kind in alternatives(RunConfig.model_fields["model"].annotation):
+        if kind_of(kind) == model.get("type", "decoder"):
+            return kind.model_fields
+    return ("type",)  # no kind that there is, as is told with everything else
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

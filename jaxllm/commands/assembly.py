@@ -6,9 +6,13 @@ import jax
 import optax
 
 from jaxllm.config import RunConfig
+from jaxllm.data import Data
 from jaxllm.data.vocabulary import known_vocab_size
+from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.nn.param import Nested, param_dict, spec_dict
 from jaxllm.nn.stack import fold, fold_specs
+from jaxllm.objectives import CausalLm, Vocabulary
+from jaxllm.objectives.base import Arrange
 from jaxllm.parallel.layouts import (
     Layout,
     check_batch,
@@ -81,10 +85,17 @@ def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) ->
     check_length(layout, config.data.sequence_length, key="data.sequence_length")
     for num_layers in config.model.stack_depths:
         check_pipeline(layout, num_layers=num_layers, rows=rows // parts)
-    chunks = config.objective.num_chunks * layout.degree("length")
+    if not isinstance(config.model, DecoderConfig) and layout.degree("length") > 1:
+        raise ValueError(
+            f"parallel.context cuts rows for decoders only, and model.type is {config.model.type}; "
+            "set parallel.context=1"
+        )
+    objective = config.objective
+    num_chunks = objective.num_chunks if isinstance(objective, CausalLm) else 1
+    chunks = num_chunks * layout.degree("length")
     if config.data.sequence_length % chunks:
         raise ValueError(
-            f"objective.num_chunks={config.objective.num_chunks} does not divide the "
+            f"objective.num_chunks={num_chunks} does not divide the "
             f"{config.data.sequence_length} positions of data.sequence_length on "
             f"{layout.degree('length')} devices of parallel.context; make it a divisor"
         )
@@ -96,7 +107,7 @@ def stated_vocab_size(config: RunConfig) -> int:
 
     ValueError if only the prepared data would tell.
     """
-    size = known_vocab_size(config.data) or config.model.vocab_size
+    size = known_num_ids(config) or config.model.vocab_size
     if size is None:
         raise ValueError(
             "model.vocab_size: it is null, and only the prepared data would tell the size of the "
@@ -105,12 +116,18 @@ def stated_vocab_size(config: RunConfig) -> int:
     return size
 
 
+def known_num_ids(config: RunConfig) -> int | None:
+    """Ids of data and objective, as far as the config alone says."""
+    size = known_vocab_size(config.data)
+    return None if size is None else config.objective.num_ids(Vocabulary(size, ()))
+
+
 def check_sizes(config: RunConfig, layout: Layout) -> None:
     """ValueError for sizes that the mesh does not divide, as far as the config alone tells.
 
     Before raw text is tokenised, which may take hours.
     """
-    size = known_vocab_size(config.data) or config.model.vocab_size
+    size = known_num_ids(config) or config.model.vocab_size
     if size is not None:
         assemble(config, layout=layout, vocab_size=size)
 
@@ -118,7 +135,7 @@ def check_sizes(config: RunConfig, layout: Layout) -> None:
 def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     """The parts of a run; ValueError for sizes that do not fit the data or the mesh.
 
-    vocab_size: ids that the data uses; the model may have a few rows more.
+    vocab_size: ids that data and objective use; the model may have a few rows more.
     """
     vocab_size = config.model.padded_vocab_size(vocab_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -181,7 +198,7 @@ def lower_step(
         schedule=config.optim.schedule_fn(config.training.steps),
         num_microbatches=config.training.num_microbatches,
         ema=config.training.ema,
-        rebalance=parts.model.rebalance,
+        rebalance=parts.model.rebalance if isinstance(parts.model, Decoder) else None,
         anomalies=config.training.anomalies,
     )
     rows = config.data.global_batch_size
@@ -196,3 +213,20 @@ def lower_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.layout.sharding()))
     return jitted.lower(parts.state, batch)
+
+
+def arrangement(config: RunConfig, data: Data, *, seed: int) -> Arrange | None:
+    """What the objective makes of rows of the data; None where it reads them as they are.
+
+    ValueError for an objective that needs to know more of the tokens than the tokenizer says.
+    """
+    return config.objective.arrangement(_vocabulary(data), seed=seed)
+
+
+def num_ids(config: RunConfig, data: Data) -> int:
+    """Ids that the data and the objective use."""
+    return config.objective.num_ids(_vocabulary(data))
+
+
+def _vocabulary(data: Data) -> Vocabulary:
+    return Vocabulary(data.vocab_size, data.special_ids, data.mask_id)

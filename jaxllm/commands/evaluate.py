@@ -7,8 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
+from jaxllm.commands.assembly import arrangement
 from jaxllm.commands.console import Console
 from jaxllm.commands.run_folder import TrainedModel, dataset_folders, open_model, write_text
+from jaxllm.commands.validation import EVALUATION_SEED
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import (
     Score,
@@ -54,7 +56,10 @@ def evaluate(
     scores = score_sets(
         make_eval_step(trained.parts.loss, layout),
         trained.params,
-        opened.validation_loaders(rows=host_rows(layout, rows)),
+        opened.validation_loaders(
+            rows=host_rows(layout, rows),
+            arrange=arrangement(trained.config, opened, seed=EVALUATION_SEED),
+        ),
         layout=layout,
         rows=rows,
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly, assemble, check_devices
+from jaxllm.commands.assembly import Assembly, assemble, check_devices, num_ids
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.without_data import vocab_size_without_data
@@ -84,7 +84,7 @@ def _data(config: RunConfig, console: Console, *, run_dir: Path | None) -> tuple
         data = open_data(config, console, **known)
     except MissingData as missing:
         return None, vocab_size_without_data(config, missing, console)
-    return data, data.vocab_size
+    return data, num_ids(config, data)
 
 
 def open_dataset(folder: Path) -> Data:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.assembly import Assembly, arrangement
 from jaxllm.commands.console import Console, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.first_state import first_state
@@ -59,6 +59,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             seed=config.seed,
             rows=host_rows(parts.layout, rows),
             skipped=batches_left_out(run_dir),
+            arrange=arrangement(config, run.data, seed=config.seed),
         )
         saved = stack.enter_context(
             run_folder.open_saved_state(run_dir, config, run.data, loader, on_message=console.say)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.checkpoints import CheckpointStore
-from jaxllm.commands.assembly import Assembly, assemble
+from jaxllm.commands.assembly import Assembly, assemble, num_ids
 from jaxllm.commands.lease import is_of_lease
 from jaxllm.commands.resumption import check_resumable
 from jaxllm.commands.saved_state import SavedState, weights_item
@@ -219,7 +219,7 @@ def open_saved_state(
         run_dir / CHECKPOINT_FOLDER,
         config.checkpoints,
         loader,
-        vocab_size=data.vocab_size,
+        vocab_size=num_ids(config, data),
         run_config=config.model_dump(mode="json"),
         on_message=on_message,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.assembly import Assembly, arrangement
 from jaxllm.commands.console import Console
 from jaxllm.commands.prompts import document
 from jaxllm.config import RunConfig
@@ -19,10 +19,13 @@ from jaxllm.evaluation import (
     total,
 )
 from jaxllm.generation import Generator
+from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
 from jaxllm.training.metrics import MetricsWriter
 from jaxllm.training.state import TrainState
+
+EVALUATION_SEED = 0  # of what an objective hides: the same in every evaluation
 
 
 class _Stopped(Exception):
@@ -54,14 +57,21 @@ class Validation:
         self._on_batch, self._must_stop = on_batch, must_stop
         self._eval_step = make_eval_step(parts.loss, parts.layout)
         self._rows = config.data.global_batch_size
-        self._sets = data.validation_loaders(rows=host_rows(parts.layout, self._rows))
+        self._sets = data.validation_loaders(
+            rows=host_rows(parts.layout, self._rows),
+            arrange=arrangement(config, data, seed=EVALUATION_SEED),
+        )
         self._tokenizer = data.tokenizer
-        self._generate = Generator(
-            parts.model,
-            vocab_size=data.vocab_size,
-            stop_ids=(data.delimiter_id,),
-            sampling=config.samples.sampling,
-            layout=parts.layout,
+        self._generate = (
+            Generator(
+                parts.model,
+                vocab_size=data.vocab_size,
+                stop_ids=(data.delimiter_id,),
+                sampling=config.samples.sampling,
+                layout=parts.layout,
+            )
+            if isinstance(parts.model, Decoder)
+            else None
         )
         self._tasks = _tasks(config, parts, data)
         self.latest: Score | None = None
@@ -93,7 +103,11 @@ class Validation:
                 record |= self._score_tasks(step, params)
                 if record:
                     self._writer.write({"step": step, **record})
-        if self._tokenizer and (is_last or _divides(self._config.samples.every, step)):
+        if (
+            self._generate
+            and self._tokenizer
+            and (is_last or _divides(self._config.samples.every, step))
+        ):
             texts = continue_prompts(
                 self._generate, self._tokenizer, params, self._config.samples.prompts
             )
@@ -167,6 +181,8 @@ def check_validation(config: RunConfig, data: Data) -> None:
                 "samples.every is set, but the data has no tokenizer to turn ids into text; "
                 "set data.tokenizer, or samples.every to null"
             )
+        return
+    if not isinstance(config.model, DecoderConfig):
         return
     longest = max(len(data.tokenizer.encode(prompt)) for prompt in config.samples.prompts)
     config.model.check_length(

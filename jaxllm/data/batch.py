@@ -10,12 +10,19 @@ Shapes: B rows of this host, T = sequence length.
     example_index  uint32  (B,)    global row number modulo 2^32, the key of randomness
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+Arrange = Callable[[Batch], Batch]
+"""Makes of rows what an objective reads; a pure function of the batch."""
+
+
+def unchanged(batch: Batch) -> Batch:
+    """The rows as the data has them."""
+    return batch
 
 
 def batch_shapes(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:

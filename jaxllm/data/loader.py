@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.batch import Batch, make_batch
+from jaxllm.data.batch import Arrange, Batch, make_batch, unchanged
 from jaxllm.data.streams import TokenStream
 
 
@@ -32,13 +32,15 @@ class TrainLoader:
         shuffle: bool = True,
         prefetch: int = 2,
         skipped: Sequence[int] = (),
+        arrange: Arrange = unchanged,
     ) -> None:
         """`streams` gives each dataset's stream and weight, the share of its rows.
 
         `rows` are this host's of the global batch, ascending; all of them by default. Weights are
         kept to 1% of the smallest. `prefetch` is how many batches `iterate`
-        reads ahead, each in a thread. `skipped` are batches, by number, that no step reads. Raises
-        ValueError for a stream shorter than a row.
+        reads ahead, each in a thread. `skipped` are batches, by number, that no step reads.
+        `arrange` makes of each batch what the objective reads. Raises ValueError for a stream
+        shorter than a row.
         """
         assert streams
         assert prefetch >= 1
@@ -51,6 +53,7 @@ class TrainLoader:
         self._length = sequence_length
         self._batch_size = global_batch_size
         self._prefetch = prefetch
+        self._arrange = arrange
         self._rows = np.asarray(range(global_batch_size) if rows is None else rows, np.int64)
         self._delimiter_id = self._streams[0].delimiter_id
         counts = [
@@ -78,11 +81,12 @@ class TrainLoader:
         """
         numbers = self.batch_number(step) * self._batch_size + self._rows
         datasets, rows = self._located(numbers)
-        return make_batch(
+        batch = make_batch(
             self._read(datasets, rows * self._length),
             delimiter_id=self._delimiter_id,
             example_index=numbers,
         )
+        return self._arrange(batch)
 
     def rows_of(self, step: int) -> list[tuple[str, int]]:
         """Every row of the global batch of step `step`, from 0, on all hosts: (dataset, row).
@@ -176,11 +180,15 @@ class ValidationLoader:
         sequence_length: int,
         global_batch_size: int,
         rows: Sequence[int] | None = None,
+        arrange: Arrange | None = None,
     ) -> None:
+        """`arrange` makes of each batch what the objective reads, if that is not its likelihood."""
         if stream.num_tokens < 2:
             raise ValueError(f"validation set {name!r} has no token to predict")
         self.name = name
-        self.raw_bytes = stream.raw_bytes
+        self._arrange = arrange or unchanged
+        # Only a likelihood of the text says how many bits its bytes need.
+        self.raw_bytes = stream.raw_bytes if arrange is None else None
         self.num_targets = stream.num_tokens - 1
         self._stream = stream
         self._length = sequence_length
@@ -208,12 +216,13 @@ class ValidationLoader:
         if full < len(numbers) and scored_B[full]:
             start, ids = int(numbers[full]) * self._length, int(scored_B[full]) + 1
             rows_BS[full, :ids] = self._stream.read_rows([start], ids)[0]
-        return make_batch(
+        batch = make_batch(
             rows_BS,
             delimiter_id=self._stream.delimiter_id,
             example_index=numbers,
             scored_B=scored_B,
         )
+        return self._arrange(batch)
 
 
 def _full_rows(name: str, stream: TokenStream, length: int) -> int:

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from jaxllm.data.batch import Arrange, unchanged
 from jaxllm.data.dataset_error import of_dataset
 from jaxllm.data.dataset_folder import SIDECAR, TOKENIZER_FOLDER, read_card
 from jaxllm.data.datasets import (
@@ -188,6 +189,16 @@ class Data:
         return self._any_stream().delimiter_id
 
     @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids that are no text, as far as the tokenizer says; the delimiter is one."""
+        return tuple({self.delimiter_id, *getattr(self.tokenizer, "special_ids", ())})
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id that stands for a hidden token, if the tokenizer has one."""
+        return getattr(self.tokenizer, "mask_id", None)
+
+    @property
     def training_streams(self) -> dict[str, tuple[TokenStream, float]]:
         """Stream and weight of each dataset trained on; ValueError if one has no train split."""
         weights = {name: dataset.weight for name, dataset in self.config.datasets.items()}
@@ -200,11 +211,16 @@ class Data:
         return {name: (self.streams[name]["train"], w) for name, w in weights.items() if w}
 
     def train_loader(
-        self, *, seed: int, rows: Sequence[int] | None = None, skipped: Sequence[int] = ()
+        self,
+        *,
+        seed: int,
+        rows: Sequence[int] | None = None,
+        skipped: Sequence[int] = (),
+        arrange: Arrange | None = None,
     ) -> TrainLoader:
         """The loader of the training mixture, for this host's rows of each global batch.
 
-        skipped: numbers of batches that are left out.
+        skipped: numbers of batches that are left out. arrange: what an objective makes of rows.
         """
         return TrainLoader(
             self.training_streams,
@@ -215,12 +231,13 @@ class Data:
             shuffle=self.config.shuffle,
             prefetch=self.config.prefetch,
             skipped=skipped,
+            arrange=arrange or unchanged,
         )
 
     def validation_loaders(
-        self, *, rows: Sequence[int] | None = None
+        self, *, rows: Sequence[int] | None = None, arrange: Arrange | None = None
     ) -> dict[str, ValidationLoader]:
-        """The validation sets by name."""
+        """The validation sets by name. arrange: what an objective makes of rows."""
         return {
             name: ValidationLoader(
                 splits["validation"],
@@ -228,6 +245,7 @@ class Data:
                 sequence_length=self.config.sequence_length,
                 global_batch_size=self.config.global_batch_size,
                 rows=rows,
+                arrange=arrange,
             )
             for name, splits in self.streams.items()
             if "validation" in splits

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jaxllm.hf.published import open_published, read_weights
 from jaxllm.hf.weights import Progress, check
-from jaxllm.models import DecoderConfig
+from jaxllm.models import DecoderConfig, EncoderConfig
 from jaxllm.nn.param import Nested
 from jaxllm.schema import Config
 
@@ -22,10 +22,10 @@ class HfStart(Config):
         """The model section that its network has. ValueError for one that is not known here."""
         published = open_published(Path(self.path).expanduser())
         config = published.config
-        if not isinstance(config, DecoderConfig):
+        if not isinstance(config, DecoderConfig | EncoderConfig):
             raise ValueError(
-                f"{self.path} is a {published.family.model_type}, which is no decoder; give one "
-                "that predicts the next token"
+                f"{self.path} is a {published.family.model_type}, of which no run is made; give a "
+                "decoder or an encoder of text"
             )
         return config.model_dump(mode="json")
 
