@@ -16,8 +16,8 @@ from jaxllm.data import DataConfig
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
 from jaxllm.hf.start import HfStart
-from jaxllm.models import DecoderConfig, ModelConfig
-from jaxllm.objectives import CausalLm, MaskedLm, ObjectiveConfig
+from jaxllm.models import DecoderConfig, EncoderConfig, ModelConfig
+from jaxllm.objectives import CausalLm, ObjectiveConfig
 from jaxllm.optim import OptimizerConfig
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.schema import Config
@@ -125,7 +125,7 @@ def _objective_fits(model: ModelConfig, objective: ObjectiveConfig) -> Iterator[
             f"objective.type={objective.type} trains model.type={network}, but model.type="
             f"{model.type} is given; for this model take objective.type={' or '.join(fitting)}"
         )
-    elif isinstance(objective, MaskedLm) and getattr(model, "head", None) != "masked_lm":
+    elif isinstance(model, EncoderConfig) and model.head != "masked_lm":
         yield f"objective.type=masked_lm needs model.head=masked_lm, but it is {model.head}"
 
 

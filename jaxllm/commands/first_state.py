@@ -10,7 +10,7 @@ from jaxllm.commands.console import Console
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
 from jaxllm.config import RunConfig
 from jaxllm.hf.weights import num_bytes_read
-from jaxllm.models import DecoderConfig
+from jaxllm.models import ModelConfig
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.training.state import TrainState
 
@@ -44,7 +44,7 @@ def check_start(config: RunConfig, parts: Assembly) -> None:
         config.init_from.check(_natural_model(config, parts), specs=spec_dict(parts.model))
 
 
-def _natural_model(config: RunConfig, parts: Assembly) -> DecoderConfig:
+def _natural_model(config: RunConfig, parts: Assembly) -> ModelConfig:
     return config.model.model_copy(update={"vocab_size": parts.model.vocab_size})
 
 

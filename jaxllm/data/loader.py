@@ -1,8 +1,7 @@
 """Global batches as a pure function of the step.
 
-Row i of a stream is its tokens [i*T, i*T + T + 1): rows overlap by one token, so that each
-token is the target of exactly one row. A global row number is sent through mixing, repetition
-and shuffling to (dataset, row); a host reads only the rows of its own slice of each batch.
+A global row number is sent through mixing, repetition and shuffling to (dataset, row); a host reads
+only the rows of its own slice of each batch.
 """
 
 import hashlib
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.batch import Arrange, Batch, make_batch, unchanged
+from jaxllm.data.batch import Arrange, Batch, make_batch, numbered, unchanged
+from jaxllm.data.rows import RowSource, joined
 from jaxllm.data.streams import TokenStream
 
 
@@ -23,7 +23,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        streams: Mapping[str, tuple[TokenStream, float]],
+        sources: Mapping[str, tuple[RowSource, float]],
         *,
         sequence_length: int,
         global_batch_size: int,
@@ -34,38 +34,33 @@ class TrainLoader:
         skipped: Sequence[int] = (),
         arrange: Arrange = unchanged,
     ) -> None:
-        """`streams` gives each dataset's stream and weight, the share of its rows.
+        """`sources` gives each dataset's rows, of `sequence_length` tokens, and weight, their share.
 
         `rows` are this host's of the global batch, ascending; all of them by default. Weights are
         kept to 1% of the smallest. `prefetch` is how many batches `iterate`
         reads ahead, each in a thread. `skipped` are batches, by number, that no step reads.
-        `arrange` makes of each batch what the objective reads. Raises ValueError for a stream
-        shorter than a row.
+        `arrange` makes of each batch what the objective reads.
         """
-        assert streams
+        assert sources
         assert prefetch >= 1
-        self._names = list(streams)
+        self._names = list(sources)
         self._skipped = sorted(set(skipped))
         # How many batches are read before each of those that are not.
         self._read_before = [number - index for index, number in enumerate(self._skipped)]
-        named = streams.items()
-        self._streams = [stream for _, (stream, _) in named]
-        self._length = sequence_length
+        named = sources.items()
+        self._sources = [source for _, (source, _) in named]
         self._batch_size = global_batch_size
         self._prefetch = prefetch
         self._arrange = arrange
         self._rows = np.asarray(range(global_batch_size) if rows is None else rows, np.int64)
-        self._delimiter_id = self._streams[0].delimiter_id
-        counts = [
-            _full_rows(name, stream, sequence_length) for name, (stream, _) in streams.items()
-        ]
+        counts = [source.num_rows for source in self._sources]
         self._first_rows = np.cumsum([0, *counts])
         weights = [weight for _, (_, weight) in named]
-        self._order = _row_order(list(streams), counts, weights, seed=seed, shuffle=shuffle)
+        self._order = _row_order(self._names, counts, weights, seed=seed, shuffle=shuffle)
         # Nested as the config is, so that a difference is shown under its key.
         datasets = {
-            name: {"fingerprint": stream.fingerprint, "weight": weight}
-            for name, (stream, weight) in named
+            name: {"fingerprint": source.fingerprint, "weight": weight}
+            for name, (source, weight) in named
         }
         data = {"sequence_length": sequence_length, "shuffle": shuffle, "datasets": datasets}
         self._fingerprint = {"seed": seed, "data": data}
@@ -81,12 +76,7 @@ class TrainLoader:
         """
         numbers = self.batch_number(step) * self._batch_size + self._rows
         datasets, rows = self._located(numbers)
-        batch = make_batch(
-            self._read(datasets, rows * self._length),
-            delimiter_id=self._delimiter_id,
-            example_index=numbers,
-        )
-        return self._arrange(batch)
+        return self._arrange(numbered(self._read(datasets, rows), numbers))
 
     def rows_of(self, step: int) -> list[tuple[str, int]]:
         """Every row of the global batch of step `step`, from 0, on all hosts: (dataset, row).
@@ -154,16 +144,13 @@ class TrainLoader:
         datasets = np.searchsorted(self._first_rows, keys, side="right") - 1
         return datasets, keys - self._first_rows[datasets]
 
-    def _read(self, datasets: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """The rows, each from its dataset, shape (B, T + 1)."""
-        if len(self._streams) == 1:
-            return self._streams[0].read_rows(starts.tolist(), self._length + 1)
-        rows_BS = np.empty((len(starts), self._length + 1), np.int32)
+    def _read(self, datasets: np.ndarray, rows: np.ndarray) -> Batch:
+        """The rows, each from its dataset."""
+        parts = []
         for index in np.unique(datasets):
-            chosen = datasets == index
-            stream = self._streams[index]
-            rows_BS[chosen] = stream.read_rows(starts[chosen].tolist(), self._length + 1)
-        return rows_BS
+            places = np.flatnonzero(datasets == index)
+            parts.append((places, self._sources[index].read(rows[places].tolist())))
+        return joined(parts, len(rows))
 
 
 class ValidationLoader:
@@ -223,18 +210,6 @@ class ValidationLoader:
             scored_B=scored_B,
         )
         return self._arrange(batch)
-
-
-def _full_rows(name: str, stream: TokenStream, length: int) -> int:
-    """The number of rows that a stream fills; what is left over is not trained on."""
-    rows = (stream.num_tokens - 1) // length
-    if not 0 < rows < 1 << 32:
-        raise ValueError(
-            f"dataset {name!r} has {stream.num_tokens} tokens, which make {max(rows, 0)} rows of "
-            f"{length}; between 1 and 2^32 - 1 are possible: change `data.sequence_length`, or "
-            f"the dataset"
-        )
-    return rows
 
 
 def _row_order(

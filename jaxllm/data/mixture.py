@@ -19,6 +19,7 @@ from jaxllm.data.datasets import (
 from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.prepare import Progress, tokenise_corpus
+from jaxllm.data.rows import TokenRows
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 from jaxllm.data.tokenizer_training import prepare_tokenizer
@@ -222,9 +223,13 @@ class Data:
 
         skipped: numbers of batches that are left out. arrange: what an objective makes of rows.
         """
+        length = self.config.sequence_length
         return TrainLoader(
-            self.training_streams,
-            sequence_length=self.config.sequence_length,
+            {
+                name: (TokenRows(stream, length, name=name), weight)
+                for name, (stream, weight) in self.training_streams.items()
+            },
+            sequence_length=length,
             global_batch_size=self.config.global_batch_size,
             seed=seed,
             rows=rows,

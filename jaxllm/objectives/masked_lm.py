@@ -100,13 +100,13 @@ def _hide(batch: HostBatch, *, objective: MaskedLm, vocabulary: Vocabulary, seed
     hidden_BT, seen_BT = np.zeros_like(is_text_BT), tokens_BT.copy()
     mask_id = vocabulary.size if vocabulary.mask_id is None else vocabulary.mask_id
     for row, generator in enumerate(row_generators(batch, seed)):
-        chances_T = generator.random(tokens_BT.shape[1])
+        chances_T = generator.random((tokens_BT.shape[1],))
         if objective.whole_words:
             assert vocabulary.continues_word_V is not None
             goes_on_T = vocabulary.continues_word_V[tokens_BT[row]] & is_text_BT[row]
             chances_T = chances_T[_word_starts(goes_on_T)]
         hidden_BT[row] = (chances_T < objective.rate) & is_text_BT[row]
-        kinds_T = generator.random(tokens_BT.shape[1])
+        kinds_T = generator.random((tokens_BT.shape[1],))
         random_T = generator.integers(vocabulary.size, size=tokens_BT.shape[1], dtype=np.int32)
         masked_from = objective.random_rate + objective.kept_rate
         instead_T = np.where(kinds_T < objective.random_rate, random_T, tokens_BT[row])
