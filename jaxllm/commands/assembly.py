@@ -229,4 +229,4 @@ def num_ids(config: RunConfig, data: Data) -> int:
 
 
 def _vocabulary(data: Data) -> Vocabulary:
-    return Vocabulary(data.vocab_size, data.special_ids, data.mask_id)
+    return Vocabulary(data.vocab_size, *data.kinds)

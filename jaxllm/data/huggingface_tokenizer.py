@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from jaxllm.data.chat_template import ChatTemplate
+from jaxllm.data.token_kinds import TokenKinds, kinds_of
 from jaxllm.data.tokenizer_card import CARD, token_dtype, write_card
 from jaxllm.schema import Config
 
@@ -189,6 +190,16 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         text = [int(token) for token in ids if token != self.delimiter_id]
         return self._tokenizer.decode(text, skip_special_tokens=False)
+
+    def kinds(self) -> TokenKinds:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        return kinds_of(
+            {id_: token for token, id_ in vocabulary.items()},
+            size=self.vocab_size,
+            special_ids=self._special_ids.values(),
+            roles=self.special_tokens,
+            prefix=getattr(self._tokenizer.model, "continuing_subword_prefix", None),
+        )
 
     def special_id(self, token: str) -> int | None:
         """The id of a special token, None when there is no such."""

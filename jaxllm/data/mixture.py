@@ -21,6 +21,7 @@ from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.rows import TokenRows
 from jaxllm.data.streams import TokenStream
+from jaxllm.data.token_kinds import TokenKinds
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 from jaxllm.data.tokenizer_training import prepare_tokenizer
 from jaxllm.schema import Config
@@ -190,14 +191,11 @@ class Data:
         return self._any_stream().delimiter_id
 
     @property
-    def special_ids(self) -> tuple[int, ...]:
-        """The ids that are no text, as far as the tokenizer says; the delimiter is one."""
-        return tuple({self.delimiter_id, *getattr(self.tokenizer, "special_ids", ())})
-
-    @property
-    def mask_id(self) -> int | None:
-        """The id that stands for a hidden token, if the tokenizer has one."""
-        return getattr(self.tokenizer, "mask_id", None)
+    def kinds(self) -> TokenKinds:
+        """Which ids are no text, as far as the tokenizer says, and which stand for what."""
+        if self.tokenizer is None:
+            return TokenKinds((self.delimiter_id,))
+        return self.tokenizer.kinds()
 
     @property
     def training_streams(self) -> dict[str, tuple[TokenStream, float]]:
