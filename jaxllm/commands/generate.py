@@ -11,6 +11,7 @@ from jaxllm.commands.prompts import as_published, document, question
 from jaxllm.commands.run_folder import open_model, read_published_config
 from jaxllm.config_errors import explain
 from jaxllm.generation import Generator, Sampling
+from jaxllm.models import Decoder
 from jaxllm.parallel import distributed
 
 
@@ -33,6 +34,10 @@ def generate(
         options = [f"--{line.replace('_', '-', 1)}" for line in explain(error, Sampling)]
         raise ValueError("\n".join(options)) from None
     trained = open_model(run_dir, step=step)
+    if not isinstance(trained.parts.model, Decoder):
+        raise ValueError(
+            f"{run_dir} has a model of type {trained.config.model.type}, which writes no text"
+        )
     if trained.tokenizer is None:
         raise ValueError(f"{run_dir} was trained on ids without a tokenizer; it has no text")
     generator = Generator(

@@ -34,7 +34,7 @@ class TrainLoader:
         skipped: Sequence[int] = (),
         arrange: Arrange = unchanged,
     ) -> None:
-        """`sources` gives each dataset's rows, of `sequence_length` tokens, and weight, their share.
+        """`sources` gives each dataset's rows and its weight, the share of its rows.
 
         `rows` are this host's of the global batch, ascending; all of them by default. Weights are
         kept to 1% of the smallest. `prefetch` is how many batches `iterate`

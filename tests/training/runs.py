@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
+from jaxllm.data.batch import unchanged
+from jaxllm.models import Decoder
 from jaxllm.nn.param import param_dict, spec_dict
-from jaxllm.objectives import CausalLm
+from jaxllm.objectives import CausalLm, MaskedLm, Vocabulary
 from jaxllm.optim import AdamW, EmaConfig, Muon
 from jaxllm.optim.schedules import Linear
 from jaxllm.parallel.mesh import ParallelConfig
@@ -42,7 +44,10 @@ RECIPES = {
         tiny.config(num_layers=1, is_gated=False, dropout=0.1, moe=MOE),
         AdamW(learning_rate=0.02, eps=1e-3),
     ),
+    "masked": (tiny.bert(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
 }
+MASKED = MaskedLm(rate=0.4)
+VOCABULARY = Vocabulary(tiny.VOCAB, special_ids=(tiny.DELIMITER,), mask_id=1)
 LAYOUTS = {
     "replicated": ParallelConfig(layout="replicated"),
     "data": ParallelConfig(layout="data"),
@@ -64,6 +69,7 @@ class Run(NamedTuple):
     specs: dict
     step: object
     state: object
+    arrange: object
 
 
 def one_device():
@@ -87,7 +93,7 @@ def make(recipe, layout, *, num_microbatches=1, anomalies=None):
     key = jax.random.key(0)
     shardings = state_shardings(jax.eval_shape(first, key), specs, layout)
     step = make_train_step(
-        make_loss(CausalLm(z_loss=1e-3), model, layout),
+        make_loss(MASKED if recipe == "masked" else CausalLm(z_loss=1e-3), model, layout),
         optimizer,
         specs=specs,
         layout=layout,
@@ -95,11 +101,12 @@ def make(recipe, layout, *, num_microbatches=1, anomalies=None):
         schedule=optim.schedule_fn(TOTAL_STEPS),
         num_microbatches=num_microbatches,
         ema=EMA,
-        rebalance=model.rebalance,
+        rebalance=model.rebalance if isinstance(model, Decoder) else None,
         anomalies=anomalies,
     )
     jitted = tiny.fast(step, donate_argnums=0, out_shardings=(shardings, layout.sharding()))
-    return Run(layout, specs, jitted, init_sharded(first, key, shardings))
+    arrange = MASKED.arrangement(VOCABULARY, seed=7) if recipe == "masked" else unchanged
+    return Run(layout, specs, jitted, init_sharded(first, key, shardings), arrange)
 
 
 def batch(seed):
@@ -112,6 +119,7 @@ def train(run, *, seeds=range(STEPS)):
     """(last state on its devices, states after each step and metrics on the host)."""
     state, history = jax.tree.map(jnp.copy, run.state), []  # the step takes it over
     for seed in seeds:
-        state, metrics = run.step(state, global_batch(run.layout, batch(seed), rows=ROWS))
+        rows = run.arrange(batch(seed))
+        state, metrics = run.step(state, global_batch(run.layout, rows, rows=ROWS))
         history.append(jax.device_get((state.params, state.ema, metrics)))
     return state, history

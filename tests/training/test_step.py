@@ -87,7 +87,8 @@ def assert_in_place(state, run):
         (blocks, layout)
         for blocks in ("windows", "latent")
         for layout in ("fsdp_tensor", "context")
-    ],
+    ]
+    + [("masked", layout) for layout in ("fsdp", "fsdp_tensor", "zero1", "data")],
 )
 def test_every_layout_computes_what_one_device_does(recipe, layout):
     run = runs.make(recipe, runs.LAYOUTS[layout].build())
