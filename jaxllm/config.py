@@ -27,6 +27,9 @@ from jaxllm.training.step import TrainingConfig
 from jaxllm.xla_flags import FlagValue
 
 
+_USUAL_NETWORK = "decoder"
+
+
 class RunConfig(Config):
     """A complete run: what is trained, on what, how, and where it is written."""
 
@@ -73,7 +76,7 @@ class RunConfig(Config):
     def _usual_network(cls, given: Any) -> Any:
         """A network without its `type` is a decoder."""
         if isinstance(given, dict) and isinstance(given.get("model"), dict):
-            return {**given, "model": {"type": "decoder", **given["model"]}}
+            return {**given, "model": {"type": _USUAL_NETWORK, **given["model"]}}
         return given
 
     @model_validator(mode="after")
@@ -255,7 +258,7 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
 def _fields_of(model: Mapping[str, Any]) -> Iterable[str]:
     """The keys of a network of the kind that a section names."""
     for kind in alternatives(RunConfig.model_fields["model"].annotation):
-        if kind_of(kind) == model.get("type", "decoder"):
+        if kind_of(kind) == model.get("type", _USUAL_NETWORK):
             return kind.model_fields
     return ("type",)  # no kind that there is, as is told with everything else
 
@@ -334,4 +337,4 @@ def non_defaults(config: Config, prefix: str = "") -> dict[str, Any]:
 
 def _kind(config: Config, prefix: str) -> dict[str, Any]:
     kind = getattr(config, "type", None)
-    return {} if kind is None else {f"{prefix}type": kind}
+    return {} if kind in (None, _USUAL_NETWORK) else {f"{prefix}type": kind}

@@ -25,6 +25,7 @@ EXCEPTIONS = {
     "compilation_cache": "where a machine keeps compiled programs",
     "plan_cache": "where a machine keeps what it planned",
     "checkpoints.is_async": "tells whether a fault is of the thread that writes",
+    "model.num_labels": "of published classifiers, which are loaded and saved and not yet trained",
     "model.offload": "for the slice that is too small: `jaxllm plan` finds where it pays",
     "parallel.offload_optimizer": "for the slice that is too small, tried by `jaxllm compile`",
 }
