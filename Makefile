@@ -110,7 +110,7 @@ $(DOCS_VENV)/.installed: requirements-docs.lock scripts/setup.sh | $(STAMP)
 
 # Pins every version and hash, for every platform, naming no index address.
 lock:
-	uv pip compile pyproject.toml --group demo --group dev --universal --python-version 3.12 \
+	uv pip compile pyproject.toml --group demo --group dev --extra finetune --universal --python-version 3.12 \
 	    --generate-hashes --no-header --no-emit-index-url --quiet -o requirements.lock --upgrade
 	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock

@@ -115,12 +115,21 @@ def import_model(source: _PathLike, run: _PathLike, *overrides: _Override) -> "R
 
 @quiet_libraries()
 def export_model(
-    run: _PathLike, out: _PathLike, *, step: int | None = None, dtype: str = "float32"
+    run: _PathLike,
+    out: _PathLike,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    adapter: bool = False,
 ) -> None:
-    """Write a run as a Hugging Face folder. dtype: float32, bfloat16 or float16."""
-    from jaxllm.commands.convert import export_model
+    """Write a run as a Hugging Face folder. dtype: float32, bfloat16 or float16.
 
-    export_model(os.fspath(run), Path(out), step=step, dtype=dtype)
+    adapter: only what was learned beside init_from, as PEFT has it.
+    """
+    from jaxllm.commands.convert import export_adapter, export_model
+
+    export = export_adapter if adapter else export_model
+    export(os.fspath(run), Path(out), step=step, dtype=dtype)
 
 
 @quiet_libraries()

@@ -250,11 +250,14 @@ def export_model(
     dtype: Annotated[
         str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")
     ] = "float32",
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="What was learned beside init_from, as PEFT has it.")
+    ] = False,
 ) -> None:
     """Write a run as a Hugging Face folder: config, weights in safetensors, tokenizer."""
-    from jaxllm.commands.convert import export_model
+    from jaxllm.commands.convert import export_adapter, export_model
 
-    export_model(run, out, step=step, dtype=dtype)
+    (export_adapter if adapter else export_model)(run, out, step=step, dtype=dtype)
 
 
 @app.command("compile")

@@ -1,7 +1,7 @@
 """RunConfig: the one typed tree that a YAML file fills. Strict loading, overrides, differences."""
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +18,14 @@ from pydantic import (
 
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.checkpoints.start import RunStart
-from jaxllm.config_errors import explain
+from jaxllm.config_errors import alternatives, explain, kind_of
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
 from jaxllm.hf.start import HfStart
-from jaxllm.models import DecoderConfig
-from jaxllm.objectives import CausalLm
+from jaxllm.models import DecoderConfig, EncoderConfig, ModelConfig
+from jaxllm.nn.adapters import LoraConfig
+from jaxllm.objectives import CausalLm, ObjectiveConfig
 from jaxllm.optim import OptimizerConfig
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.schema import Config
@@ -33,6 +34,8 @@ from jaxllm.training.metrics import MetricsConfig
 from jaxllm.training.profile import ProfileConfig
 from jaxllm.training.step import TrainingConfig
 from jaxllm.xla_flags import FlagValue
+
+_USUAL_NETWORK = "decoder"
 
 
 class RunConfig(Config):
@@ -44,12 +47,15 @@ class RunConfig(Config):
     """Seed of the initial weights, the order of the data and dropout."""
     init_from: Annotated[HfStart | RunStart, Field(discriminator="type")] | None = None
     """Weights to start from, by type; what model leaves out is as there. Null starts anew."""
-    model: DecoderConfig
-    """The network."""
+    model: ModelConfig
+    """The network, by type."""
+    adapter: LoraConfig | None = None
+    """What is trained beside the weights of init_from, which then stay as they are; null trains
+    the weights themselves."""
     data: DataConfig
     """What is trained on, its tokenizer, and the shape of a batch."""
-    objective: CausalLm = CausalLm()
-    """What is minimised."""
+    objective: ObjectiveConfig = CausalLm()
+    """What is minimised, by type."""
     optim: OptimizerConfig
     """The optimizer and its schedule, by type."""
     training: TrainingConfig
@@ -82,6 +88,14 @@ class RunConfig(Config):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # dictionaries inside have no hash of their own
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_network(cls, given: Any) -> Any:
+        """A network without its `type` is a decoder."""
+        if isinstance(given, dict) and isinstance(given.get("model"), dict):
+            return {**given, "model": {"type": _USUAL_NETWORK, **given["model"]}}
+        return given
+
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
         problems = list(_misfits(dict(self)))
@@ -96,7 +110,7 @@ def _microbatches_fit(data: DataConfig, training: TrainingConfig) -> Iterator[st
         yield f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
 
 
-def _rows_fit(model: DecoderConfig, data: DataConfig) -> Iterator[str]:
+def _rows_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
     try:
         model.check_length(data.sequence_length, key="data.sequence_length")
     except ValueError as error:
@@ -110,6 +124,19 @@ def _schedule_fits(optim: OptimizerConfig, training: TrainingConfig) -> Iterator
         yield str(error)
 
 
+def _frozen_weights_are_there(
+    init_from: Any, adapter: LoraConfig | None, training: TrainingConfig
+) -> Iterator[str]:
+    if adapter is not None and training.frozen:
+        yield "training.frozen is given, but with an adapter all other weights stay as they are"
+    key = "adapter" if adapter is not None else "training.frozen"
+    if init_from is None and (adapter is not None or training.frozen):
+        yield (
+            f"{key} is given, but init_from is null: weights that are not trained are not saved "
+            "by the run, and are read from init_from at each start"
+        )
+
+
 def _best_are_scored(checkpoints: CheckpointConfig, evaluation: EvaluationConfig) -> Iterator[str]:
     scored, saved = evaluation.every, checkpoints.every
     if checkpoints.keep_best and (scored is None or saved is None or saved % scored):
@@ -118,6 +145,85 @@ def _best_are_scored(checkpoints: CheckpointConfig, evaluation: EvaluationConfig
             f"every checkpoint, but checkpoints.every={saved} is no multiple of "
             f"evaluation.every={scored}"
         )
+
+
+_NETWORKS = {
+    "causal_lm": "decoder",
+    "masked_lm": "encoder",
+    "sequence_classification": "encoder",
+}
+_HEADS = {"masked_lm": "masked_lm", "sequence_classification": "sequence"}
+
+
+def _objective_fits(model: ModelConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    network = _NETWORKS[objective.type]
+    if model.type != network:
+        fitting = [name for name, kind in _NETWORKS.items() if kind == model.type]
+        yield (
+            f"objective.type={objective.type} trains model.type={network}, but model.type="
+            f"{model.type} is given; for this model take objective.type={' or '.join(fitting)}"
+        )
+    elif isinstance(model, EncoderConfig) and model.head != _HEADS[objective.type]:
+        yield (
+            f"objective.type={objective.type} needs model.head={_HEADS[objective.type]}, but it "
+            f"is {model.head}"
+        )
+
+
+def _data_fits(data: DataConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    needs_labels = objective.type == "sequence_classification"
+    for name, dataset in data.datasets.items():
+        if (dataset.type == "examples") != needs_labels:
+            wanted = (
+                "give one of type examples"
+                if needs_labels
+                else "for labelled texts take objective.type=sequence_classification"
+            )
+            yield (
+                f"data.datasets.{name} is of type {dataset.type}, which objective.type="
+                f"{objective.type} does not read; {wanted}"
+            )
+
+
+def _classes_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
+    examples = {name: one for name, one in data.datasets.items() if one.type == "examples"}
+    count = getattr(model, "num_labels", None)
+    for name, one in examples.items():
+        if count is not None and len(one.class_names) != count:
+            yield (
+                f"model.num_labels={count}, but data.datasets.{name} has "
+                f"{len(one.class_names)} classes: {', '.join(one.class_names)}; "
+                f"set model.num_labels={len(one.class_names)}"
+            )
+    alike = {(one.class_names, one.text_pair is None) for one in examples.values()}
+    if len(alike) > 1:
+        yield (
+            f"data.datasets: {' and '.join(examples)} must have the same classes, and all of them "
+            "a text_pair or none"
+        )
+
+
+def _baseline_fits(objective: ObjectiveConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    if evaluation.baseline is not None and objective.type != "sequence_classification":
+        yield (
+            f"evaluation.baseline={evaluation.baseline} tells classes apart, which objective.type="
+            f"{objective.type} does not; leave it out"
+        )
+
+
+def _text_is_made(
+    model: ModelConfig, evaluation: EvaluationConfig, samples: SampleConfig
+) -> Iterator[str]:
+    if isinstance(model, DecoderConfig):
+        return
+    given = {
+        "samples.every": samples.every is not None,
+        "evaluation.tasks": bool(evaluation.tasks),
+        "evaluation.compare_xz": evaluation.compare_xz,
+    }
+    for key, is_given in given.items():
+        if is_given:
+            yield f"{key} is given, but a model of type {model.type} writes no text; leave it out"
 
 
 def _profile_fits(profile: ProfileConfig, training: TrainingConfig) -> Iterator[str]:
@@ -143,9 +249,15 @@ CROSS_CHECKS: tuple[Callable[..., Iterator[str]], ...] = (
     _microbatches_fit,
     _rows_fit,
     _schedule_fits,
+    _frozen_weights_are_there,
     _best_are_scored,
     _profile_fits,
     _compared_text_is_there,
+    _objective_fits,
+    _data_fits,
+    _classes_fit,
+    _baseline_fits,
+    _text_is_made,
 )
 
 
@@ -213,11 +325,7 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
         return raw  # told with everything else that is wrong
     given = raw.get("model") or {}
     # A run's own config has every key, and needs no look at what it once started from.
-    if (
-        start is None
-        or not isinstance(given, dict)
-        or set(given) >= set(DecoderConfig.model_fields)
-    ):
+    if start is None or not isinstance(given, dict) or set(given) >= set(_fields_of(given)):
         return raw
     try:
         return {**raw, "model": _merged(start.model(), given)}
@@ -228,6 +336,14 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
             own = yaml.safe_load(saved.read_text(encoding="utf-8"))["model"]
             return {**raw, "model": _merged(own, given)}
         raise ValueError(f"{origin}: init_from: {error}") from None
+
+
+def _fields_of(model: Mapping[str, Any]) -> Iterable[str]:
+    """The keys of a network of the kind that a section names."""
+    for kind in alternatives(RunConfig.model_fields["model"].annotation):
+        if kind_of(kind) == model.get("type", _USUAL_NETWORK):
+            return kind.model_fields
+    return ("type",)  # no kind that there is, as is told with everything else
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,4 +420,4 @@ def non_defaults(config: Config, prefix: str = "") -> dict[str, Any]:
 
 def _kind(config: Config, prefix: str) -> dict[str, Any]:
     kind = getattr(config, "type", None)
-    return {} if kind is None else {f"{prefix}type": kind}
+    return {} if kind in (None, _USUAL_NETWORK) else {f"{prefix}type": kind}

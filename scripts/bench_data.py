@@ -27,6 +27,7 @@ from jaxllm.data import TrainLoader, read_documents
 from jaxllm.data.batch import make_batch
 from jaxllm.data.dataset_folder import DatasetCard, split_card, write_metadata
 from jaxllm.data.records import RECORD_TOKENS, shard_lengths, shard_name, write_shard
+from jaxllm.data.rows import TokenRows
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
 from jaxllm.data.text_corpus import TextCorpusConfig
@@ -108,8 +109,9 @@ def raw_batches(raw: np.memmap, delimiter_id: int) -> Callable[[int], Any]:
 
 
 def make_loader(stream: TokenStream) -> TrainLoader:
+    rows = TokenRows(stream, LENGTH, name="bench")
     return TrainLoader(
-        {"bench": (stream, 1.0)}, sequence_length=LENGTH, global_batch_size=BATCH_ROWS, seed=0
+        {"bench": (rows, 1.0)}, sequence_length=LENGTH, global_batch_size=BATCH_ROWS, seed=0
     )
 
 

@@ -178,7 +178,11 @@ def test_the_kinds_that_were_chosen_are_shown(load):
     assert shown["optim.type"] == "adamw"
     assert shown["data.tokenizer.type"] == "byte"
     assert shown["data.datasets.web.corpus.type"] == "text"
-    assert "model.type" not in shown, "there is one kind of model"
+    assert "model.type" not in shown, "a decoder is the usual one"
+    assert (
+        non_defaults(load("model={type: encoder}", "objective={type: masked_lm}"))["model.type"]
+        == "encoder"
+    )
 
 
 def test_a_mapping_of_plain_values_is_shown_as_one(load):

@@ -69,7 +69,7 @@ def refusal(*overrides):
             "optim.momentum=0.5",
             "optim.momentum: unknown key; allowed here: beta1, beta2, clip_norm",
         ),
-        ("model.type=llama", "model.type: given 'llama'"),
+        ("model.type=llama", "model.type: 'llama' is none of decoder, encoder"),
         ("training.type=x", "training.type: unknown key; allowed here: anomalies, ema"),
         ("model.zzz=1", "model.zzz: unknown key; allowed here: activation, attention"),
         ("model.num_layers=three", "model.num_layers: given 'three'; input should be a valid int"),

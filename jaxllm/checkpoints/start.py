@@ -23,13 +23,17 @@ class RunStart(Config):
 
     def model(self) -> dict[str, Any]:
         """The run's model section. ValueError for a folder that is no run."""
-        file = self._folder() / "config.yaml"
-        if not file.is_file():
-            raise ValueError(f"init_from.path: {self.path} is no run folder; it has no config.yaml")
-        return yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+        return self._config()["model"]
 
     def check(self, abstract: Any) -> None:
         """ValueError for a run without that checkpoint, or of another architecture."""
+        raw = self._config()
+        if raw.get("adapter") or raw["training"].get("frozen"):
+            raise ValueError(
+                f"init_from.path: {self.path} saved only what it trained, beside the weights of "
+                f"{raw['init_from']['path']}; write both as one model (jaxllm export {self.path} "
+                "OUT) and start from that (init_from: {type: hf, path: OUT})"
+            )
         with CheckpointStore(self._folder() / "checkpoints") as store:
             step = self._step(store)
             store.check_shapes(step, "params", self._item(store, step, abstract))
@@ -41,6 +45,12 @@ class RunStart(Config):
             saved = store.restore(step, "params", self._item(store, step, abstract))
         jax.block_until_ready(saved)
         return saved.get("ema", saved["weights"])
+
+    def _config(self) -> dict[str, Any]:
+        file = self._folder() / "config.yaml"
+        if not file.is_file():
+            raise ValueError(f"init_from.path: {self.path} is no run folder; it has no config.yaml")
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
 
     def _folder(self) -> Path:
         return as_path(self.path).expanduser()

@@ -1,14 +1,24 @@
 """What a config stands for, without allocating anything: shapes, shardings and functions."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from jaxllm.config import RunConfig
+from jaxllm.data import Data
+from jaxllm.data.batch import batch_shapes
+from jaxllm.data.example_rows import example_shapes
 from jaxllm.data.vocabulary import known_vocab_size
+from jaxllm.models import Decoder, DecoderConfig
+from jaxllm.models.encoder import Encoder
+from jaxllm.nn.adapters import is_adapter
 from jaxllm.nn.param import Nested, param_dict, spec_dict
+from jaxllm.nn.parts import matching, part_like, split
 from jaxllm.nn.stack import fold, fold_specs
+from jaxllm.objectives import CausalLm, SequenceClassification, Vocabulary
+from jaxllm.objectives.base import Arrange
 from jaxllm.parallel.layouts import (
     Layout,
     check_batch,
@@ -31,13 +41,17 @@ from jaxllm.training.step import LossFn, TrainingConfig, make_loss, make_train_s
 class Assembly(NamedTuple):
     """The abstract parts of a run.
 
-    model: the network with abstract weights. specs: its weights' declarations. state: the
-    training state's shapes, dtypes and shardings. loss: the objective of (params, batch, keys).
+    model: the network with abstract weights, and its adapters. specs: its weights' declarations;
+    trained, frozen: of those that are trained, and of those that are not, None without any. state:
+    the training state's shapes, dtypes and shardings. loss: the objective of (all weights, batch,
+    keys).
     """
 
     layout: Layout
     model: Any
     specs: Nested
+    trained: Nested
+    frozen: Nested | None
     optimizer: optax.GradientTransformation
     loss: LossFn
     state: TrainState
@@ -45,6 +59,11 @@ class Assembly(NamedTuple):
     @property
     def num_params(self) -> int:
         """Number of weights."""
+        return sum(math.prod(spec.shape) for spec in jax.tree.leaves(self.specs))
+
+    @property
+    def num_trained_params(self) -> int:
+        """Number of weights that training changes."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     @property
@@ -59,6 +78,8 @@ class Assembly(NamedTuple):
         Of experts, as many as a token chooses.
         """
         is_tied = getattr(self.model, "out", None) is None
+        if isinstance(self.model, Encoder):
+            is_tied = self.model.vocabulary_head is not None
         size = 0
         for path, spec in weight_items(self.specs):
             is_matmul = spec.role in ("hidden", "output") or (is_tied and path == "embed.table")
@@ -81,10 +102,17 @@ def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) ->
     check_length(layout, config.data.sequence_length, key="data.sequence_length")
     for num_layers in config.model.stack_depths:
         check_pipeline(layout, num_layers=num_layers, rows=rows // parts)
-    chunks = config.objective.num_chunks * layout.degree("length")
+    if not isinstance(config.model, DecoderConfig) and layout.degree("length") > 1:
+        raise ValueError(
+            f"parallel.context cuts rows for decoders only, and model.type is {config.model.type}; "
+            "set parallel.context=1"
+        )
+    objective = config.objective
+    num_chunks = objective.num_chunks if isinstance(objective, CausalLm) else 1
+    chunks = num_chunks * layout.degree("length")
     if config.data.sequence_length % chunks:
         raise ValueError(
-            f"objective.num_chunks={config.objective.num_chunks} does not divide the "
+            f"objective.num_chunks={num_chunks} does not divide the "
             f"{config.data.sequence_length} positions of data.sequence_length on "
             f"{layout.degree('length')} devices of parallel.context; make it a divisor"
         )
@@ -96,7 +124,7 @@ def stated_vocab_size(config: RunConfig) -> int:
 
     ValueError if only the prepared data would tell.
     """
-    size = known_vocab_size(config.data) or config.model.vocab_size
+    size = known_num_ids(config) or config.model.vocab_size
     if size is None:
         raise ValueError(
             "model.vocab_size: it is null, and only the prepared data would tell the size of the "
@@ -105,12 +133,18 @@ def stated_vocab_size(config: RunConfig) -> int:
     return size
 
 
+def known_num_ids(config: RunConfig) -> int | None:
+    """Ids of data and objective, as far as the config alone says."""
+    size = known_vocab_size(config.data)
+    return None if size is None else config.objective.num_ids(Vocabulary(size, ()))
+
+
 def check_sizes(config: RunConfig, layout: Layout) -> None:
     """ValueError for sizes that the mesh does not divide, as far as the config alone tells.
 
     Before raw text is tokenised, which may take hours.
     """
-    size = known_vocab_size(config.data) or config.model.vocab_size
+    size = known_num_ids(config) or config.model.vocab_size
     if size is not None:
         assemble(config, layout=layout, vocab_size=size)
 
@@ -118,34 +152,73 @@ def check_sizes(config: RunConfig, layout: Layout) -> None:
 def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     """The parts of a run; ValueError for sizes that do not fit the data or the mesh.
 
-    vocab_size: ids that the data uses; the model may have a few rows more.
+    vocab_size: ids that data and objective use; the model may have a few rows more.
     """
     vocab_size = config.model.padded_vocab_size(vocab_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    model = jax.eval_shape(lambda key: config.model.build(key, vocab_size), key)
+    model = jax.eval_shape(lambda key: network(config, key, vocab_size), key)
     specs = fold_specs(spec_dict(model), layout.pipeline.num_rounds if layout.pipeline else 1)
     check_weights(layout, specs)
-    check_weights(layout.for_optimizer(), specs)
-    optimizer = config.optim.build(specs, total_steps=config.training.steps)
+    trained, frozen = _parts(config, specs)
+    check_weights(layout.for_optimizer(), trained)
+    optimizer = config.optim.build(trained, total_steps=config.training.steps)
     abstract = jax.eval_shape(
-        lambda params: _first_state(fold(params, specs), optimizer, config.training),
+        lambda params: _first_state(
+            fold(params, specs), (trained, frozen), optimizer, config.training
+        ),
         param_dict(model),
     )
+    shardings = state_shardings(abstract, trained, layout, frozen=frozen)
     return Assembly(
         layout=layout,
         model=model,
         specs=specs,
+        trained=trained,
+        frozen=frozen,
         optimizer=optimizer,
         loss=make_loss(config.objective, model, layout),
-        state=abstract_with_shardings(abstract, state_shardings(abstract, specs, layout)),
+        state=abstract_with_shardings(abstract, shardings),
     )
+
+
+def network(config: RunConfig, key: jax.Array, vocab_size: int) -> Any:
+    """A new network with its adapters, if it has any."""
+    model = config.model.build(key, vocab_size)
+    if config.adapter is not None:
+        config.adapter.attach(jax.random.fold_in(key, _ADAPTER_KEY), model)
+    return model
+
+
+_ADAPTER_KEY = 0x10AD  # none of a network's own
+
+
+def _parts(config: RunConfig, specs: Nested) -> tuple[Nested, Nested | None]:
+    """The declarations of the weights that are trained, and of those that stay as they are.
+
+    ValueError for patterns that match nothing, or everything.
+    """
+    paths = {path for path, _ in weight_items(specs)}
+    if config.adapter is None:
+        trained = paths - matching(config.training.frozen, paths, key="training.frozen")
+        if not trained:
+            raise ValueError(
+                "training.frozen matches all weights, and nothing is left to train; leave some out"
+            )
+    else:
+        trained = {path for path in paths if is_adapter(path)}
+        trained |= matching(
+            config.adapter.also_trained, paths - trained, key="adapter.also_trained"
+        )
+    if trained == paths:
+        return specs, None
+    return split(specs, trained)
 
 
 def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
     """The state before the first step, on the devices."""
 
     def make(key: jax.Array) -> TrainState:
-        model = config.model.build(key, parts.model.vocab_size)
+        model = network(config, key, parts.model.vocab_size)
         return state_of(fold(param_dict(model), parts.specs), config, parts)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
@@ -153,15 +226,24 @@ def initial_state(config: RunConfig, parts: Assembly) -> TrainState:
 
 
 def state_of(params: Nested, config: RunConfig, parts: Assembly) -> TrainState:
-    """The state before the first step of training that starts from these weights."""
-    return _first_state(params, parts.optimizer, config.training)
+    """The state before the first step of training that starts from these weights, all of them."""
+    return _first_state(params, (parts.trained, parts.frozen), parts.optimizer, config.training)
 
 
 def _first_state(
-    params: Nested, optimizer: optax.GradientTransformation, training: TrainingConfig
+    params: Nested,
+    parts: tuple[Nested, Nested | None],
+    optimizer: optax.GradientTransformation,
+    training: TrainingConfig,
 ) -> TrainState:
-    has_guard = training.anomalies is not None
-    return new_state(params, optimizer, training.ema, has_guard=has_guard)
+    trained, frozen = parts
+    return new_state(
+        part_like(params, trained),
+        optimizer,
+        training.ema,
+        has_guard=training.anomalies is not None,
+        frozen=None if frozen is None else part_like(params, frozen),
+    )
 
 
 def lower_step(
@@ -175,13 +257,13 @@ def lower_step(
     step = make_train_step(
         parts.loss,
         parts.optimizer,
-        specs=parts.specs,
+        specs=parts.trained,
         layout=parts.layout,
         seed=config.seed,
         schedule=config.optim.schedule_fn(config.training.steps),
         num_microbatches=config.training.num_microbatches,
         ema=config.training.ema,
-        rebalance=parts.model.rebalance,
+        rebalance=parts.model.rebalance if isinstance(parts.model, Decoder) else None,
         anomalies=config.training.anomalies,
     )
     rows = config.data.global_batch_size
@@ -196,3 +278,30 @@ def lower_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.layout.sharding()))
     return jitted.lower(parts.state, batch)
+
+
+def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the fields of a batch, as the config alone tells them."""
+    rows, length = config.data.global_batch_size, config.data.sequence_length
+    examples = [one for one in config.data.datasets.values() if one.type == "examples"]
+    if isinstance(config.objective, SequenceClassification):
+        has_pairs = any(one.text_pair is not None for one in examples)
+        return example_shapes(rows, length, has_pairs=has_pairs)
+    return batch_shapes(rows, length)
+
+
+def arrangement(config: RunConfig, data: Data, *, seed: int) -> Arrange | None:
+    """What the objective makes of rows of the data; None where it reads them as they are.
+
+    ValueError for an objective that needs to know more of the tokens than the tokenizer says.
+    """
+    return config.objective.arrangement(_vocabulary(data), seed=seed)
+
+
+def num_ids(config: RunConfig, data: Data) -> int:
+    """Ids that the data and the objective use."""
+    return config.objective.num_ids(_vocabulary(data))
+
+
+def _vocabulary(data: Data) -> Vocabulary:
+    return Vocabulary(data.vocab_size, *data.kinds)

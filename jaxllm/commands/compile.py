@@ -8,6 +8,7 @@ from jaxllm.aot.compilation import compile_lowered
 from jaxllm.aot.report import Report
 from jaxllm.aot.topology import Topology, parse_topology, topology_devices
 from jaxllm.commands.assembly import (
+    abstract_batch,
     assemble,
     check_devices,
     lower_step,
@@ -16,7 +17,6 @@ from jaxllm.commands.assembly import (
 from jaxllm.commands.compile_report import make_report
 from jaxllm.commands.compile_screen import show_report
 from jaxllm.config import RunConfig
-from jaxllm.data.batch import batch_shapes
 from jaxllm.xla_flags import compiler_options
 
 EXIT_DOES_NOT_FIT = 1
@@ -58,8 +58,7 @@ def compile_config(
         )
     layout = check_devices(config, topology_devices(topology))
     parts = assemble(config, layout=layout, vocab_size=stated_vocab_size(config))
-    rows, length = config.data.global_batch_size, config.data.sequence_length
-    lowered = lower_step(config, parts, batch_shapes(rows, length))
+    lowered = lower_step(config, parts, abstract_batch(config))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         options = compiler_options(layout.mesh.devices.flat, config.xla_flags)

@@ -78,7 +78,7 @@ def _memory_gib(parts: Assembly, compiled: Compiled) -> dict[str, float]:
     split = memory_parts(
         compiled.module,
         peak=round(compiled.peak_gib * 2**30),
-        parameters=local_bytes(state.params),
+        parameters=local_bytes((state.params, state.frozen)),
         optimizer=local_bytes((state.opt_state, state.ema)),
     )
     return {name: size / 2**30 for name, size in asdict(split).items()}

@@ -140,10 +140,14 @@ class Console:
         self._bar.update(self._task, completed=done, figures=figures)
 
 
-def params_words(count: int, active: int) -> str:
-    """The size of a model; of a mixture, also of what one token meets."""
+def params_words(count: int, active: int, trained: int | None = None) -> str:
+    """The size of a model; of a mixture, also of what one token meets.
+
+    trained: how many of them change, which is told where it is not all.
+    """
     of_token = "" if active == count else f" ({active:,} for a token)"
-    return f"{count:,} parameters{of_token}"
+    changing = "" if trained in (None, count) else f", {trained:,} of them trained"
+    return f"{count:,} parameters{of_token}{changing}"
 
 
 def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
@@ -158,7 +162,8 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
     found = distributed.found()
     dtype = config.model.compute_dtype(parts.layout.platform)
     lines = [
-        f"model       {params_words(parts.num_params, parts.num_active_params)}, "
+        f"model       "
+        f"{params_words(parts.num_params, parts.num_active_params, parts.num_trained_params)}, "
         f"{config.model.num_layers} layers, vocabulary {parts.model.vocab_size:,}, {dtype} compute",
         f"data        {_plan(config, data)}",
         f"expected    {_expected_time(config, parts)} of training on "
@@ -189,8 +194,23 @@ def _plan(config: RunConfig, data: Data | None) -> str:
     plan = f"{per_step:,} tokens a step x {steps:,} steps = {per_step * steps:,} tokens"
     if data is None:
         return plan
+    if data.examples:
+        return _plan_of_examples(config, data)
     there = sum(stream.num_tokens for stream, _ in data.training_streams.values())
     return f"{there:,} training tokens; {plan} ({per_step * steps / max(there, 1):.2f} epochs)"
+
+
+def _plan_of_examples(config: RunConfig, data: Data) -> str:
+    """How many examples and rows there are, how many rows the run takes, and what it leaves out."""
+    sources = data.training_sources
+    rows = sum(source.num_rows for source, _ in sources.values())
+    examples = sum(data.examples[name]["train"].num_examples for name in sources)
+    per_step, steps = config.data.global_batch_size, config.training.steps
+    plan = (
+        f"{examples:,} training examples in {rows:,} rows; {per_step:,} rows a step x {steps:,} "
+        f"steps = {per_step * steps:,} rows ({per_step * steps / max(rows, 1):.2f} epochs)"
+    )
+    return "\n            ".join([plan, *data.truncations()])
 
 
 def _expected_time(config: RunConfig, parts: Assembly) -> str:

@@ -21,7 +21,9 @@ from jaxllm.commands.run_folder import (
     DATASETS_FILE,
     PUBLISHED_FILE,
     TOKENIZER_FOLDER,
+    TrainedModel,
     open_model,
+    place_of,
     read_published_config,
     write_text,
 )
@@ -32,12 +34,16 @@ from jaxllm.containment import contained
 from jaxllm.data.model_tokenizer import ModelTokenizer
 from jaxllm.hf.companions import GENERATION_FILE, write_generation
 from jaxllm.hf.model import check_empty, write_weights
+from jaxllm.hf.peft import write_adapter
 from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
-from jaxllm.hf.registry import families
+from jaxllm.hf.registry import families, family_that_expresses
+from jaxllm.hf.start import HfStart
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.hf.weights import num_bytes_read
 from jaxllm.models import DecoderConfig
+from jaxllm.nn.adapters import merged
 from jaxllm.nn.param import Nested, spec_dict
+from jaxllm.package_paths import located
 from jaxllm.storage import is_remote, text_of
 
 
@@ -186,20 +192,31 @@ def _complete_or_none(out: Path) -> Iterator[Path]:
 def export_model(run: str | Path, out: Path, *, step: int | None, dtype: str) -> None:
     """Write a run's weights (the averaged ones, if it has them) as a folder of Hugging Face.
 
-    run: a folder, or gs://. ValueError for a network that no published family has, or an `out` that
-    is not empty or not local.
+    run: a folder, or gs://. Adapters are merged into the weights. ValueError for a network that no
+    published family has, or an `out` that is not empty or not local.
     """
+    with _to_export(run, out) as run_dir:
+        _export(run_dir, out, step=step, dtype=dtype)
+
+
+@contextmanager
+def _to_export(run: str | Path, out: Path) -> Iterator[Path]:
+    """The folder of a run, to read, once it is sure that `out` may be written."""
     _check_local(out)
     check_empty(out)
     _remove_partial(out)
     with open_to_read(run) as run_dir:
-        _export(run_dir, out, step=step, dtype=dtype)
+        yield run_dir
 
 
 def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
     console = Console(is_shown=True)
     trained = open_model(run_dir, step=step)
-    config = trained.config.model.model_copy(update={"vocab_size": trained.parts.model.vocab_size})
+    config = _natural_config(trained)
+    params = trained.params
+    if trained.config.adapter is not None:
+        model = trained.parts.model
+        params = jax.jit(lambda params: merged(model, params))(params)
     raw = read_published_config(run_dir)
     ids = kept_keys(raw, config)
     if not raw and trained.tokenizer is not None:
@@ -209,7 +226,7 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
         family = write_weights(
             partial,
             config,
-            trained.params,
+            params,
             family=families().get(raw.get("model_type", "")),
             dtype=dtype,
             extra=ids,
@@ -225,3 +242,44 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
         if trained.tokenizer is not None:
             write_tokenizer(trained.tokenizer, partial)
     console.say(f"step {trained.step} as {family.architecture} is in {out}")
+
+
+def export_adapter(run: str | Path, out: Path, *, step: int | None, dtype: str) -> None:
+    """Write what a run learned beside the weights of its init_from, as PEFT has it.
+
+    ValueError for a run without adapters, as for `export_model`, and for what PEFT has no form for.
+    """
+    with _to_export(run, out) as run_dir:
+        _export_adapter(run_dir, out, step=step, dtype=dtype)
+
+
+def _export_adapter(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
+    console = Console(is_shown=True)
+    trained = open_model(run_dir, step=step)
+    adapter, start = trained.config.adapter, trained.config.init_from
+    if adapter is None or start is None:
+        raise ValueError(
+            f"{place_of(run_dir)} has no adapter; export the whole model, without --adapter"
+        )
+    config = _natural_config(trained)
+    first = open_published(located(start.path)).family if isinstance(start, HfStart) else None
+    family = family_that_expresses(config, first=first)
+    with _complete_or_none(out) as partial:
+        write_adapter(
+            partial,
+            config,
+            trained.params,
+            adapter=adapter,
+            family=family,
+            trained=trained.parts.trained,
+            base=start.path,
+            dtype=dtype,
+        )
+        if trained.tokenizer is not None:
+            write_tokenizer(trained.tokenizer, partial)
+    console.say(f"the adapter of step {trained.step}, beside {start.path}, is in {out}")
+
+
+def _natural_config(trained: TrainedModel) -> Any:
+    """The model's config with its size of the vocabulary."""
+    return trained.config.model.model_copy(update={"vocab_size": trained.parts.model.vocab_size})

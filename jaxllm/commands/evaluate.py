@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from jaxllm.commands.assembly import arrangement
+from jaxllm.commands.class_scores import ClassScores, describe_classes, tells_classes
 from jaxllm.commands.console import Console
 from jaxllm.commands.run_folder import (
     TrainedModel,
@@ -16,6 +18,7 @@ from jaxllm.commands.run_folder import (
     write_text,
 )
 from jaxllm.commands.run_place import open_to_read
+from jaxllm.commands.validation import EVALUATION_SEED
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import (
     Score,
@@ -50,6 +53,11 @@ def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[s
     trained = open_model(run_dir, step=step)
     console = Console(is_shown=distributed.is_first())
     config = trained.config.data
+    if data and tells_classes(trained.config):
+        raise ValueError(
+            f"--data: {run_dir} tells classes of texts apart, and these have none; leave it out "
+            "to score the run's own validation sets"
+        )
     if data:
         datasets = {name: _dataset(name) for name in data}
         config = DataConfig.model_validate({**config.model_dump(), "datasets": datasets})
@@ -64,13 +72,24 @@ def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[s
         on_progress=console.data_progress,
     )
     console.close()
-    scores = score_sets(
-        make_eval_step(trained.parts.loss, layout),
-        trained.params,
-        opened.validation_loaders(rows=host_rows(layout, rows)),
-        layout=layout,
-        rows=rows,
+    sets = opened.validation_loaders(
+        rows=host_rows(layout, rows),
+        arrange=arrangement(trained.config, opened, seed=EVALUATION_SEED),
     )
+    if tells_classes(trained.config):
+        classes = ClassScores(trained.config, trained.parts, rows=rows)
+        predicted = classes.predict(trained.params, sets)
+        scores = {name: one.score for name, one in predicted.items()}
+        for name, one in predicted.items():
+            console.say(f"{name}: {describe_classes(classes.figures([one]).record(''))}")
+    else:
+        scores = score_sets(
+            make_eval_step(trained.parts.loss, layout),
+            trained.params,
+            sets,
+            layout=layout,
+            rows=rows,
+        )
     if not scores:
         given = f"--data {' '.join(data)}" if data else place_of(run_dir)
         raise ValueError(f"{given} has no validation split; give text or a dataset with --data")

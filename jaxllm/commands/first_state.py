@@ -3,16 +3,35 @@
 from functools import partial
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxllm.checkpoints.start import RunStart
-from jaxllm.commands.assembly import Assembly, initial_state, state_of
+from jaxllm.commands.assembly import Assembly, initial_state, network, state_of
 from jaxllm.commands.console import Console
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
 from jaxllm.config import RunConfig
 from jaxllm.hf.weights import num_bytes_read
-from jaxllm.models import DecoderConfig
-from jaxllm.nn.param import Nested, spec_dict
+from jaxllm.models import ModelConfig
+from jaxllm.nn.adapters import is_adapter, without_adapters
+from jaxllm.nn.param import Nested, param_dict, spec_dict
+from jaxllm.nn.parts import joined, part_like
 from jaxllm.training.state import TrainState
+
+
+def starting_state(
+    config: RunConfig, parts: Assembly, saved: SavedState, console: Console
+) -> TrainState:
+    """The state to go on from: the newest saved one, or else the first.
+
+    ValueError for weights that do not fit the model, or are not those the run began with.
+    """
+    if not saved.start:
+        state = first_state(config, parts, saved, console)
+        saved.check_frozen(state.frozen, origin=origin(config))
+        return state
+    frozen = frozen_weights(config, parts, console)
+    saved.check_frozen(frozen, origin=origin(config))
+    return saved.restore(parts, frozen)
 
 
 def first_state(
@@ -23,14 +42,21 @@ def first_state(
     ValueError for weights that do not fit the model.
     """
     if saved.has_weights:
+        if parts.frozen is not None:
+            raise ValueError(
+                f"{config.run_dir} holds an imported model, whose weights a run does not keep that "
+                "leaves them as they are; give this folder as init_from={type: run, path: ...}, "
+                "and another run_dir"
+            )
         params = saved.restore_weights(parts)
         console.say("starting from the weights that were imported into the run folder")
     elif config.init_from is None:
         console.say("training from scratch")
         return initial_state(config, parts)
     else:
-        params = _started_weights(config, parts, console)
-        console.say(f"starting from the weights of {config.init_from.path}")
+        params = _with_new(_started_weights(config, parts, console), config, parts, console)
+        params = folded(params, _weights(parts))
+        console.say(f"starting from the weights of {origin(config)}")
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     make = partial(state_of, config=config, parts=parts)
     return jax.jit(make, out_shardings=shardings, donate_argnums=0)(params)
@@ -39,28 +65,82 @@ def first_state(
 def check_start(config: RunConfig, parts: Assembly) -> None:
     """ValueError for weights of init_from that do not fit the model, before any are read."""
     if isinstance(config.init_from, RunStart):
-        config.init_from.check(unfolded_shapes(parts.state.params))
+        config.init_from.check(unfolded_shapes(without_adapters(_weights(parts))))
     elif config.init_from is not None:
-        config.init_from.check(_natural_model(config, parts), specs=spec_dict(parts.model))
+        specs = without_adapters(spec_dict(parts.model))
+        config.init_from.check(_natural_model(config, parts), specs=specs)
 
 
-def _natural_model(config: RunConfig, parts: Assembly) -> DecoderConfig:
+def frozen_weights(config: RunConfig, parts: Assembly, console: Console) -> Nested | None:
+    """The weights that a run does not save, from init_from; None where it saves all.
+
+    ValueError, as for `check_start`.
+    """
+    if parts.frozen is None:
+        return None
+    started = part_like(_started_weights(config, parts, console), parts.frozen)
+    return folded(started, parts.state.frozen)
+
+
+def origin(config: RunConfig) -> str:
+    """Where the weights come from that training starts with."""
+    return "" if config.init_from is None else config.init_from.path
+
+
+def _weights(parts: Assembly) -> Nested:
+    """All weights as shapes with their shardings, trained or not."""
+    return joined(parts.state.params, parts.state.frozen)
+
+
+def _natural_model(config: RunConfig, parts: Assembly) -> ModelConfig:
     return config.model.model_copy(update={"vocab_size": parts.model.vocab_size})
 
 
 def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Nested:
-    start, abstract = config.init_from, parts.state.params
-    natural = unfolded_shapes(abstract)
+    """The weights that init_from has, stacked in their natural order.
+
+    ValueError where it lacks some that are not trained.
+    """
+    start = config.init_from
+    natural = unfolded_shapes(without_adapters(_weights(parts)))
     if isinstance(start, RunStart):
-        params = start.weights(natural)
-    else:
-        assert start is not None
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, natural)
-        params = start.weights(
-            _natural_model(config, parts),
-            specs=spec_dict(parts.model),
-            shardings=shardings,
-            on_progress=console.weights_progress(num_bytes_read(natural, shardings)),
+        return start.weights(natural)
+    assert start is not None
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, natural)
+    model, specs = _natural_model(config, parts), without_adapters(spec_dict(parts.model))
+    frozen = {".".join(path) for path in flatten_dict(parts.frozen or {})}
+    idle = sorted(frozen & set(start.new_weights(model, specs=specs)))
+    if idle:
+        raise ValueError(
+            f"init_from.path: {start.path} does not have {', '.join(idle)}, which would stay as "
+            "they happen to begin; train them: name them in adapter.also_trained, or leave them "
+            "out of training.frozen"
         )
-        console.close()
-    return folded(params, abstract)
+    params = start.weights(
+        model,
+        specs=specs,
+        shardings=shardings,
+        on_progress=console.weights_progress(num_bytes_read(natural, shardings)),
+    )
+    console.close()
+    return params
+
+
+def _with_new(params: Nested, config: RunConfig, parts: Assembly, console: Console) -> Nested:
+    """The weights with those that are new as they are where training starts from nothing."""
+    wanted = flatten_dict(unfolded_shapes(_weights(parts)))
+    placed = {path: leaf.sharding for path, leaf in wanted.items()}
+    for path in flatten_dict(params):
+        del placed[path]
+    if not placed:
+        return params
+    names = [name for name in map(".".join, placed) if not is_adapter(name)]
+    if names:
+        console.say(f"new weights: {', '.join(names)}")
+
+    def make(key: jax.Array) -> dict:
+        drawn = flatten_dict(param_dict(network(config, key, parts.model.vocab_size)))
+        return {path: drawn[path] for path in placed}
+
+    drawn = jax.jit(make, out_shardings=placed)(jax.random.key(config.seed))
+    return unflatten_dict({**flatten_dict(params), **drawn})

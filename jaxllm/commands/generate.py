@@ -12,6 +12,7 @@ from jaxllm.commands.run_folder import open_model, place_of, read_published_conf
 from jaxllm.commands.run_place import open_to_read
 from jaxllm.config_errors import explain
 from jaxllm.generation import Generator, Sampling
+from jaxllm.models import Decoder
 from jaxllm.parallel import distributed
 
 
@@ -36,8 +37,12 @@ def generate(
         raise ValueError("\n".join(options)) from None
     with open_to_read(run) as run_dir:
         trained = open_model(run_dir, step=step)
+        place = place_of(run_dir)
+        if not isinstance(trained.parts.model, Decoder):
+            raise ValueError(
+                f"{place} has a model of type {trained.config.model.type}, which writes no text"
+            )
         if trained.tokenizer is None:
-            place = place_of(run_dir)
             raise ValueError(f"{place} was trained on ids without a tokenizer; it has no text")
         is_imported = bool(read_published_config(run_dir))
     generator = Generator(

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly, assemble, check_devices
+from jaxllm.commands.assembly import Assembly, assemble, check_devices, num_ids
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.run_place import open_to_read
@@ -94,7 +94,7 @@ def _data(config: RunConfig, console: Console, *, run_dir: Path | None) -> tuple
         data = open_data(config, console, **known)
     except MissingData as missing:
         return None, vocab_size_without_data(config, missing, console)
-    return data, data.vocab_size
+    return data, num_ids(config, data)
 
 
 def open_dataset(folder: Path) -> Data:
@@ -139,12 +139,19 @@ def show_rows(console: Console, data: Data, *, seed: int, rows: int) -> None:
     rows_a_batch = data.config.global_batch_size
     for row in range(rows):
         batch = loader.batch(row // rows_a_batch)
-        console.say(f"\nrow {row % rows_a_batch} of batch {row // rows_a_batch}")
+        told = "" if "label" not in batch else f": {_class(batch, row % rows_a_batch, data)}"
+        console.say(f"\nrow {row % rows_a_batch} of batch {row // rows_a_batch}{told}")
         if data.tokenizer is None:
             console.say(f"  tokens      {batch['tokens'][row % rows_a_batch]}")
             console.say(f"  segment_ids {batch['segment_ids'][row % rows_a_batch]}")
             continue
         _show_segments(console, batch, row % rows_a_batch, data.tokenizer)
+
+
+def _class(batch: Batch, row: int, data: Data) -> str:
+    """What the class of a row of labelled text is called."""
+    names = next(one.class_names for one in data.config.datasets.values() if one.type == "examples")
+    return names[int(batch["label"][row])]
 
 
 def _show_segments(console: Console, batch: Batch, row: int, tokenizer: Tokenizer) -> None:

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.assembly import Assembly, arrangement
+from jaxllm.commands.class_scores import class_summary
 from jaxllm.commands.console import Console, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
-from jaxllm.commands.first_state import first_state
+from jaxllm.commands.first_state import starting_state
 from jaxllm.commands.rollback import batches_left_out
 from jaxllm.commands.run_place import RunPlace
 from jaxllm.commands.saved_state import SavedState
@@ -19,6 +20,7 @@ from jaxllm.commands.skips import SkippedSteps
 from jaxllm.commands.validation import Validation
 from jaxllm.config import RunConfig
 from jaxllm.data import Data
+from jaxllm.parallel import distributed
 from jaxllm.parallel.shard import global_batch, host_rows
 from jaxllm.training.checks import StepChecks
 from jaxllm.training.goodput import Goodput
@@ -60,6 +62,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             seed=config.seed,
             rows=host_rows(parts.layout, rows),
             skipped=batches_left_out(run_dir),
+            arrange=arrangement(config, run.data, seed=config.seed),
         )
         saved = stack.enter_context(
             run_folder.open_saved_state(
@@ -78,9 +81,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             run_folder.open_goodput(run.goodput, run_dir, step=saved.start, say=console.say)
         # Restored first: a checkpoint of another architecture is not worth compiling for.
         with phases.during("restore"):
-            state = (
-                saved.restore(parts) if saved.start else first_state(config, parts, saved, console)
-            )
+            state = starting_state(config, parts, saved, console)
         run_folder.write_config(run_dir, config, run.data)
         writer = stack.enter_context(
             run_folder.open_metrics(run_dir, config, step=saved.start, say=console.say)
@@ -200,11 +201,19 @@ def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput)
         run.config,
         score=validation.latest,
         sample=validation.latest_sample,
+        classes=_classes(run, validation),
         training_seconds=saved.training_seconds_before + clock.training_seconds,
         wall_seconds=saved.wall_seconds,
         goodput=run.goodput.seconds,
     )
     show_ending(run.place.path, run.console)
+
+
+def _classes(run: Run, validation: Validation) -> dict[str, Any]:
+    """What the summary says of classes, on the first process, which writes it."""
+    if validation.latest_classes is None or not distributed.is_first():
+        return {}
+    return class_summary(run.config, run.data, validation.latest_classes)
 
 
 def _stopped(run: Run, stop: StopRequest, step: int, *, is_saved: bool) -> int:

@@ -13,7 +13,9 @@ from jaxllm.aot.search_workload import Piece, Workload
 from jaxllm.aot.topology import Topology
 from jaxllm.commands.assembly import stated_vocab_size
 from jaxllm.config import RunConfig
+from jaxllm.models import DecoderConfig
 from jaxllm.nn.param import param_dict, spec_dict
+from jaxllm.objectives import CausalLm
 from jaxllm.optim import state_axes
 
 
@@ -52,7 +54,20 @@ def num_devices(topology: Topology) -> int:
 
 
 def workload_of(config: RunConfig) -> Workload:
-    """The config's model, optimizer and batch as shapes; nothing is allocated."""
+    """The config's model, optimizer and batch as shapes; nothing is allocated.
+
+    ValueError for a network whose layouts are not searched.
+    """
+    if not isinstance(config.model, DecoderConfig) or not isinstance(config.objective, CausalLm):
+        raise ValueError(
+            f"plan searches for decoders; model.type is {config.model.type}. Compile layouts one "
+            "by one: jaxllm compile CONFIG --topology SLICE parallel.fsdp=8"
+        )
+    if config.adapter is not None or config.training.frozen:
+        raise ValueError(
+            "plan searches for runs that train all weights; leave out adapter and training.frozen, "
+            "or compile layouts one by one: jaxllm compile CONFIG --topology SLICE parallel.fsdp=8"
+        )
     size = config.model.padded_vocab_size(stated_vocab_size(config))
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = jax.eval_shape(lambda key: config.model.build(key, size), key)

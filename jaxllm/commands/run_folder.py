@@ -16,17 +16,21 @@ import jax
 
 from jaxllm.checkpoints import CheckpointStore
 from jaxllm.checkpoints.folders import folder_of
-from jaxllm.commands.assembly import Assembly, assemble
+from jaxllm.commands.assembly import Assembly, assemble, num_ids
+from jaxllm.commands.console import Console
+from jaxllm.commands.first_state import frozen_weights, origin
 from jaxllm.commands.lease import is_of_lease
 from jaxllm.commands.resumption import check_resumable
-from jaxllm.commands.saved_state import SavedState, weights_item
+from jaxllm.commands.saved_state import SavedState, frozen_changed, weights_item
 from jaxllm.config import RunConfig, dump_yaml, load_config
 from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
+from jaxllm.nn.parts import joined
 from jaxllm.parallel import distributed
 from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.storage import as_path, is_remote, text_of
 from jaxllm.storage.mirror import ORIGIN_FILE, read_origin
+from jaxllm.training.fingerprint import fingerprint
 from jaxllm.training.goodput import Goodput
 from jaxllm.training.logfile import replace_file
 from jaxllm.training.metrics import MetricsWriter, cut_back, json_value, last_step
@@ -76,12 +80,14 @@ def open_model(run_dir: Path, *, step: int | None = None) -> TrainedModel:
                 f"{place_of(run_dir)} has no checkpoint{which}; it has {steps or 'none yet'}"
             )
         step = steps[-1] if step is None else step
-        vocab_size = store.restore_json("meta", step)["vocab_size"]
-        parts = assemble(config, layout=config.parallel.build(), vocab_size=vocab_size)
+        meta = store.restore_json("meta", step)
+        parts = assemble(config, layout=config.parallel.build(), vocab_size=meta["vocab_size"])
+        frozen = frozen_weights(config, parts, Console(is_shown=distributed.is_first()))
+        if frozen is not None and fingerprint(frozen) != meta["frozen"]:
+            raise ValueError(frozen_changed(origin(config)))
         saved = store.restore(step, "params", weights_item(parts.state.params, parts.state.ema))
-    return TrainedModel(
-        config, _tokenizer(run_dir), parts, saved.get("ema", saved["weights"]), step
-    )
+    params = joined(saved.get("ema", saved["weights"]), frozen)
+    return TrainedModel(config, _tokenizer(run_dir), parts, params, step)
 
 
 def read_config(run_dir: Path) -> RunConfig:
@@ -241,7 +247,7 @@ def open_saved_state(
         checkpoint_folder(run_dir),
         config.checkpoints,
         loader,
-        vocab_size=data.vocab_size,
+        vocab_size=num_ids(config, data),
         run_config=config.model_dump(mode="json"),
         before_save=before_save,
         on_message=on_message,

@@ -14,6 +14,7 @@ from jaxllm.checkpoints import CheckpointConfig, CheckpointCorrupt
 from jaxllm.checkpoints.store import Item
 from jaxllm.commands.assembly import Assembly
 from jaxllm.nn.param import Nested
+from jaxllm.training.fingerprint import fingerprint
 from jaxllm.training.state import TrainState, abstract_guard, place_guard
 
 
@@ -58,9 +59,11 @@ class SavedState:
         self._newest = self.start
         self._seconds_before = 0.0
         self.training_seconds_before = 0.0
+        self._frozen: str | None = None
         if self.start:
             loader.check_state(self._store.restore_json("data", self.start))
             meta = self._store.restore_json("meta", self.start)
+            self._frozen = meta.get("frozen")
             self._seconds_before = meta["wall_seconds"]
             self.training_seconds_before = meta["training_seconds"]
 
@@ -84,6 +87,16 @@ class SavedState:
         """Those weights, in the layout at hand. ValueError for another architecture."""
         item = weights_item(parts.state.params, None)
         return self._restore("params", item)["weights"]
+
+    def check_frozen(self, frozen: Nested | None, *, origin: str) -> None:
+        """Remember weights that are not saved, by their fingerprint.
+
+        ValueError if they are not those that the run began with. origin: where they come from.
+        """
+        given = None if frozen is None else fingerprint(frozen)
+        if self.start and given != self._frozen:
+            raise ValueError(frozen_changed(origin))
+        self._frozen = given
 
     def sound_steps(self) -> list[int]:
         """The steps whose checkpoints are as they were saved, oldest first; reads all of them.
@@ -143,6 +156,8 @@ class SavedState:
                 "training_seconds": self.training_seconds_before + training_seconds,
                 "wall_seconds": self.wall_seconds,
                 "jax": jax.__version__,
+                # Of weights that are not saved; absent where all are.
+                **({} if self._frozen is None else {"frozen": self._frozen}),
             },
             validation_loss=validation_loss,
         )
@@ -169,8 +184,11 @@ class SavedState:
         """Wait until what was saved last is on disk; raises what went wrong on the way."""
         self._store.wait()
 
-    def restore(self, parts: Assembly) -> TrainState:
-        """The state of step `start`, in the layout at hand. ValueError for another architecture."""
+    def restore(self, parts: Assembly, frozen: Nested | None = None) -> TrainState:
+        """The state of step `start`, in the layout at hand. ValueError for another architecture.
+
+        frozen: the weights that are not saved.
+        """
         abstract = parts.state
         params = self._restore("params", weights_item(abstract.params, abstract.ema))
         # Saved and wanted need not agree: the guard may be turned on or off in between.
@@ -180,10 +198,20 @@ class SavedState:
         guard = None
         if abstract.guard is not None:
             guard = opt["guard"] if is_saved else place_guard(abstract.step.sharding)
-        return TrainState(opt["step"], params["weights"], opt["state"], params.get("ema"), guard)
+        return TrainState(
+            opt["step"], params["weights"], opt["state"], params.get("ema"), guard, frozen
+        )
 
     def _restore(self, item: Item, abstract: Any) -> Any:
         return folded(self._store.restore(self.start, item, unfolded_shapes(abstract)), abstract)
+
+
+def frozen_changed(origin: str) -> str:
+    """What to say where the weights beside the saved ones are not those of the run."""
+    return (
+        f"init_from: the weights of {origin} are not those that the run was trained beside; put "
+        "back what was there, or train anew in another run_dir"
+    )
 
 
 def weights_item(params: Nested, ema: Nested | None) -> dict[str, Nested]:

@@ -7,10 +7,12 @@ from itertools import count
 
 from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import (
+    arrangement,
     assemble,
     check_devices,
     check_sizes,
     lower_step,
+    num_ids,
 )
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.first_state import check_start
@@ -57,7 +59,7 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
                 raise
             check_without_data(config, layout, missing, console)
             return 0
-        parts = assemble(config, layout=layout, vocab_size=data.vocab_size)
+        parts = assemble(config, layout=layout, vocab_size=num_ids(config, data))
         check_validation(config, data)
         if not run_folder.has_checkpoint(run_dir):
             check_start(config, parts)
@@ -67,7 +69,9 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
         phases = Phases(goodput, watchdog)
         options = compiler_options(layout.mesh.devices.flat, config.xla_flags)
         with phases.during("compile"):
-            any_batch = data.train_loader(seed=config.seed, rows=[0]).batch(0)
+            any_batch = data.train_loader(
+                seed=config.seed, rows=[0], arrange=arrangement(config, data, seed=config.seed)
+            ).batch(0)
             lowered = lower_step(config, parts, any_batch)
         console.say(run_summary(config, parts, data))
         if dry_run:

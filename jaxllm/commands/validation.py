@@ -2,12 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.assembly import Assembly, arrangement
+from jaxllm.commands.class_scores import (
+    ClassScores,
+    class_record,
+    describe_classes,
+    tells_classes,
+)
 from jaxllm.commands.console import Console
 from jaxllm.commands.prompts import document
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
 from jaxllm.evaluation import (
+    ClassFigures,
     Score,
     TaskFigure,
     Tasks,
@@ -19,10 +26,13 @@ from jaxllm.evaluation import (
     total,
 )
 from jaxllm.generation import Generator
+from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
 from jaxllm.training.metrics import MetricsWriter
 from jaxllm.training.state import TrainState
+
+EVALUATION_SEED = 0  # of what an objective hides: the same in every evaluation
 
 
 class _Stopped(Exception):
@@ -54,17 +64,26 @@ class Validation:
         self._on_batch, self._must_stop = on_batch, must_stop
         self._eval_step = make_eval_step(parts.loss, parts.layout)
         self._rows = config.data.global_batch_size
-        self._sets = data.validation_loaders(rows=host_rows(parts.layout, self._rows))
+        self._sets = data.validation_loaders(
+            rows=host_rows(parts.layout, self._rows),
+            arrange=arrangement(config, data, seed=EVALUATION_SEED),
+        )
+        self._classes = ClassScores(config, parts) if tells_classes(config) else None
         self._tokenizer = data.tokenizer
-        self._generate = Generator(
-            parts.model,
-            vocab_size=data.vocab_size,
-            stop_ids=(data.delimiter_id,),
-            sampling=config.samples.sampling,
-            layout=parts.layout,
+        self._generate = (
+            Generator(
+                parts.model,
+                vocab_size=data.vocab_size,
+                stop_ids=(data.delimiter_id,),
+                sampling=config.samples.sampling,
+                layout=parts.layout,
+            )
+            if isinstance(parts.model, Decoder)
+            else None
         )
         self._tasks = _tasks(config, parts, data)
         self.latest: Score | None = None
+        self.latest_classes: ClassFigures | None = None
         self._latest_step = -1
         self.latest_sample = ""
 
@@ -86,14 +105,18 @@ class Validation:
         return True
 
     def _run(self, step: int, state: TrainState, *, is_last: bool, is_recorded: bool) -> None:
-        params = state.params if state.ema is None else state.ema
+        params = state.scored
         if is_last or _divides(self._config.evaluation.every, step):
             record = self._score_sets(step, params, is_shown=is_recorded)
             if is_recorded:
                 record |= self._score_tasks(step, params)
                 if record:
                     self._writer.write({"step": step, **record})
-        if self._tokenizer and (is_last or _divides(self._config.samples.every, step)):
+        if (
+            self._generate
+            and self._tokenizer
+            and (is_last or _divides(self._config.samples.every, step))
+        ):
             texts = continue_prompts(
                 self._generate, self._tokenizer, params, self._config.samples.prompts
             )
@@ -125,12 +148,29 @@ class Validation:
     def _score_sets(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
         if not self._sets:
             return {}
+        if self._classes is not None:
+            return self._score_classes(step, params, is_shown=is_shown)
         scores = self.score(params)
         self.latest = total(scores.values())
         self._latest_step = step
         if is_shown:
             self._console.say(f"step {step}: validation {describe(self.latest)}")
         return evaluation_record(self.latest, scores)
+
+    def _score_classes(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
+        assert self._classes is not None
+        found = self._classes.predict(params, self._sets, on_batch=self._after_batch)
+        scores = {name: one.score for name, one in found.items()}
+        of_sets = {name: self._classes.figures([one]) for name, one in found.items()}
+        self.latest, self._latest_step = total(scores.values()), step
+        self.latest_classes = self._classes.figures(found.values())
+        classes = class_record(self.latest_classes, of_sets)
+        if is_shown:
+            told = describe_classes(classes, "validation_")
+            self._console.say(f"step {step}: validation loss {self.latest.loss:.4f}, {told}")
+        record = evaluation_record(self.latest, scores)
+        # The likelihood of a class is no likelihood of text, which perplexity is of.
+        return {key: value for key, value in record.items() if "perplexity" not in key} | classes
 
     def _score_tasks(self, step: int, params: Nested) -> dict[str, float]:
         if self._tasks is None:
@@ -147,7 +187,12 @@ class Validation:
 
 def check_validation(config: RunConfig, data: Data) -> None:
     """ValueError for scores or samples that the data or the model cannot give."""
-    has_sets = any("validation" in splits for splits in data.streams.values())
+    has_sets = data.has_validation
+    if config.evaluation.baseline is not None and not has_sets:
+        raise ValueError(
+            f"evaluation.baseline is {config.evaluation.baseline}, but no dataset has a validation "
+            "split to compare on; give one (data.datasets.NAME.validation_every), or leave it out"
+        )
     needs_sets = not config.evaluation.tasks or config.checkpoints.keep_best
     if config.evaluation.every and needs_sets and not has_sets:
         raise ValueError(
@@ -167,6 +212,8 @@ def check_validation(config: RunConfig, data: Data) -> None:
                 "samples.every is set, but the data has no tokenizer to turn ids into text; "
                 "set data.tokenizer, or samples.every to null"
             )
+        return
+    if not isinstance(config.model, DecoderConfig):
         return
     longest = max(len(data.tokenizer.encode(prompt)) for prompt in config.samples.prompts)
     config.model.check_length(

@@ -1,11 +1,9 @@
 """A run whose data is not there yet: what its config alone tells."""
 
-from jaxllm.commands.assembly import assemble, lower_step
+from jaxllm.commands.assembly import abstract_batch, assemble, known_num_ids, lower_step
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.config import RunConfig
 from jaxllm.data import MissingData
-from jaxllm.data.batch import batch_shapes
-from jaxllm.data.vocabulary import known_vocab_size
 from jaxllm.parallel.layouts import Layout
 from jaxllm.xla_flags import compiler_options
 
@@ -15,7 +13,7 @@ def vocab_size_without_data(config: RunConfig, missing: MissingData, console: Co
 
     Raises `missing` where only the data tells how many there are.
     """
-    size = known_vocab_size(config.data) or config.model.vocab_size
+    size = known_num_ids(config) or config.model.vocab_size
     if size is None:
         raise missing
     console.say(f"the data is not there yet: {'; '.join(map(str, missing.problems))}")
@@ -28,8 +26,7 @@ def check_without_data(
     """A dry run as far as it goes. ValueError for what cannot work whatever the data is."""
     vocab_size = vocab_size_without_data(config, missing, console)
     parts = assemble(config, layout=layout, vocab_size=vocab_size)
-    rows, length = config.data.global_batch_size, config.data.sequence_length
-    lower_step(config, parts, batch_shapes(rows, length))
+    lower_step(config, parts, abstract_batch(config))
     compiler_options(layout.mesh.devices.flat, config.xla_flags)
     console.say(run_summary(config, parts, None))
     console.say("dry run: everything fits but the data, which is missing; nothing was trained")

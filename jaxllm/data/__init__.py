@@ -6,7 +6,8 @@ from jaxllm.data.datasets import DatasetConfig, open_stream
 from jaxllm.data.inspection import RowSegment, decode_row, describe_dataset
 from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.missing import MissingData
-from jaxllm.data.mixture import Data, DataConfig
+from jaxllm.data.mixture import DataConfig
+from jaxllm.data.opened import Data
 from jaxllm.data.prepare import prepare_dataset
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer

@@ -10,7 +10,7 @@ Shapes: B rows of this host, T = sequence length.
     example_index  uint32  (B,)    global row number modulo 2^32, the key of randomness
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     import jax
 
 Batch = dict[str, np.ndarray]
+Arrange = Callable[[Batch], Batch]
+"""Makes of rows what an objective reads; a pure function of the batch."""
+
+
+def unchanged(batch: Batch) -> Batch:
+    """The rows as the data has them."""
+    return batch
 
 
 def batch_shapes(rows: int, length: int) -> "dict[str, jax.ShapeDtypeStruct]":
@@ -33,14 +40,10 @@ def batch_shapes(rows: int, length: int) -> "dict[str, jax.ShapeDtypeStruct]":
     return {**fields, "example_index": jax.ShapeDtypeStruct((rows,), np.uint32)}
 
 
-def make_batch(
-    rows_BS: np.ndarray,
-    *,
-    delimiter_id: int,
-    example_index: Sequence[int] | np.ndarray,
-    scored_B: np.ndarray | None = None,
+def make_rows(
+    rows_BS: np.ndarray, *, delimiter_id: int, scored_B: np.ndarray | None = None
 ) -> Batch:
-    """The batch of rows of S = T + 1 ids.
+    """The fields of rows of S = T + 1 ids, all but their numbers.
 
     `scored_B` is the number of targets that are scored in each row; by default all are.
     """
@@ -56,8 +59,24 @@ def make_batch(
         "segment_ids": segments_BT,
         "positions": positions_BT,
         "loss_mask": mask_BT,
-        "example_index": (np.asarray(example_index, np.int64) & 0xFFFFFFFF).astype(np.uint32),
     }
+
+
+def numbered(rows: Batch, numbers: Sequence[int] | np.ndarray) -> Batch:
+    """The rows with their global numbers, as example_index."""
+    return {**rows, "example_index": (np.asarray(numbers, np.int64) & 0xFFFFFFFF).astype(np.uint32)}
+
+
+def make_batch(
+    rows_BS: np.ndarray,
+    *,
+    delimiter_id: int,
+    example_index: Sequence[int] | np.ndarray,
+    scored_B: np.ndarray | None = None,
+) -> Batch:
+    """The whole batch of rows of S = T + 1 ids; see `make_rows`."""
+    rows = make_rows(rows_BS, delimiter_id=delimiter_id, scored_B=scored_B)
+    return numbered(rows, example_index)
 
 
 def segments_and_positions(

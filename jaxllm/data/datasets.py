@@ -9,20 +9,16 @@ from pydantic import Field
 from jaxllm.data.corpus import CorpusConfig, SplitName
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import read_card
+from jaxllm.data.dataset_weight import Weighted
+from jaxllm.data.examples import ExamplesDatasetConfig
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
-from jaxllm.schema import Config
 from jaxllm.storage import as_path, is_remote
 
 SYNTHETIC_VALIDATION_TOKENS = 1 << 16
 
 
-class _Weighted(Config):
-    weight: float = Field(default=1.0, ge=0)
-    """Share of the training rows, relative to the other datasets; 0 to validate only."""
-
-
-class CorpusDatasetConfig(_Weighted):
+class CorpusDatasetConfig(Weighted):
     """Raw text, tokenised when it is first needed."""
 
     type: Literal["corpus"] = "corpus"
@@ -33,7 +29,7 @@ class CorpusDatasetConfig(_Weighted):
     """Every how many documents one is held out for validation; 0 for none."""
 
 
-class PreparedDatasetConfig(_Weighted):
+class PreparedDatasetConfig(Weighted):
     """A dataset that was tokenised before."""
 
     type: Literal["prepared"] = "prepared"
@@ -42,7 +38,7 @@ class PreparedDatasetConfig(_Weighted):
     """Folder of the dataset, local or in gs://, the one that holds tokens.json."""
 
 
-class BinDatasetConfig(_Weighted):
+class BinDatasetConfig(Weighted):
     """Files of token ids without a header, memory-mapped."""
 
     type: Literal["bin"] = "bin"
@@ -59,7 +55,7 @@ class BinDatasetConfig(_Weighted):
     """The id that opens each document."""
 
 
-class SyntheticDatasetConfig(_Weighted):
+class SyntheticDatasetConfig(Weighted):
     """Pseudo-random tokens, for benchmarks."""
 
     type: Literal["synthetic"] = "synthetic"
@@ -72,14 +68,21 @@ class SyntheticDatasetConfig(_Weighted):
     """Mean length of a document in tokens."""
 
 
+StreamDatasetConfig = (
+    CorpusDatasetConfig | PreparedDatasetConfig | BinDatasetConfig | SyntheticDatasetConfig
+)
 DatasetConfig = Annotated[
-    CorpusDatasetConfig | PreparedDatasetConfig | BinDatasetConfig | SyntheticDatasetConfig,
+    CorpusDatasetConfig
+    | PreparedDatasetConfig
+    | BinDatasetConfig
+    | SyntheticDatasetConfig
+    | ExamplesDatasetConfig,
     Field(discriminator="type"),
 ]
 
 
 def open_stream(
-    config: DatasetConfig, split: SplitName, *, folder: Path | None = None
+    config: StreamDatasetConfig, split: SplitName, *, folder: Path | None = None
 ) -> TokenStream:
     """One split of a dataset; `folder` is where a corpus has been prepared."""
     streams = open_streams(config, folder=folder)
@@ -88,7 +91,7 @@ def open_stream(
     return streams[split]
 
 
-def open_streams(config: DatasetConfig, *, folder: Path | None) -> dict[str, TokenStream]:
+def open_streams(config: StreamDatasetConfig, *, folder: Path | None) -> dict[str, TokenStream]:
     """Every split that a dataset has; `folder` is where a corpus has been prepared.
 
     Raises ValueError for files that are damaged, MissingData for those that are not there.

@@ -1,7 +1,6 @@
 """What a corpus is made of: documents, the spans that workers read, and the paths they lie in."""
 
 import glob
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Protocol
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.missing import MissingData
 from jaxllm.data.remote_files import glob_files
+from jaxllm.package_paths import SCHEME, package_folder
 from jaxllm.storage import is_remote
-
-PACKAGE_SCHEME = "package://"
 
 
 @dataclass(frozen=True)
@@ -85,48 +83,43 @@ def decode_utf8(data: bytes, where: str) -> Document | BadRecord:
         return BadRecord(where=where, reason=reason)
 
 
-def expand_paths(paths: Sequence[str]) -> tuple[Path, ...]:
+def expand_paths(paths: Sequence[str], *, key: str = "corpus.paths") -> tuple[Path, ...]:
     """The files that paths and globs name, sorted within each pattern, each file once.
 
     `package://NAME/GLOB` names files of an installed Python package, which is not imported;
-    `gs://BUCKET/GLOB` those of a bucket. Raises MissingData for a pattern that matches no file.
+    `gs://BUCKET/GLOB` those of a bucket. Raises MissingData, under that key of the dataset, for a
+    pattern that matches no file.
     """
     found: dict[Path, None] = {}
     for pattern in paths:
-        files = _files(pattern)
+        files = _files(pattern, key)
         if not files:
             raise _missing(
-                f"{pattern!r} matches no file; give files or globs, such as 'texts/**/*.txt'"
+                key, f"{pattern!r} matches no file; give files or globs, such as 'texts/**/*.txt'"
             )
         found.update(dict.fromkeys(files))
     return tuple(found)
 
 
-def _files(pattern: str) -> list[Path]:
-    if not pattern.startswith(PACKAGE_SCHEME) and is_remote(pattern):
+def _files(pattern: str, key: str) -> list[Path]:
+    if not pattern.startswith(SCHEME) and is_remote(pattern):
         return glob_files(pattern)
-    matches = (Path(match) for match in sorted(_matches(pattern)))
+    matches = (Path(match) for match in sorted(_matches(pattern, key)))
     return [match for match in matches if match.is_file()]
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str, key: str) -> list[str]:
     """What one pattern matches, files and folders."""
-    if pattern.startswith(PACKAGE_SCHEME):
-        name, _, inside = pattern.removeprefix(PACKAGE_SCHEME).partition("/")
-        return glob.glob(str(_package_folder(name, pattern) / inside), recursive=True)
-    return glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    if not pattern.startswith(SCHEME):
+        return glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    name, _, inside = pattern.removeprefix(SCHEME).partition("/")
+    try:
+        folder = package_folder(name, pattern)
+    except ValueError as error:
+        raise _missing(key, str(error)) from error
+    return glob.glob(str(folder / inside), recursive=True)
 
 
-def _package_folder(name: str, pattern: str) -> Path:
-    """The folder of an installed package, found without importing it."""
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise _missing(
-            f"{pattern!r} names the Python package {name!r}, which is not installed; install it, "
-            f"or give other files"
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _missing(problem: str) -> MissingData:
-    return MissingData(DatasetError("corpus.paths", f"the corpus is empty or missing: {problem}"))
+def _missing(key: str, problem: str) -> MissingData:
+    whole = key.partition(".")[0]
+    return MissingData(DatasetError(key, f"the {whole} is empty or missing: {problem}"))

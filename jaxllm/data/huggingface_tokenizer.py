@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from jaxllm.data.chat_template import ChatTemplate
+from jaxllm.data.token_kinds import TokenKinds, kinds_of
 from jaxllm.data.tokenizer_card import CARD, token_dtype, write_card
+from jaxllm.package_paths import located
 from jaxllm.schema import Config
 
 if TYPE_CHECKING:
@@ -32,14 +34,18 @@ class HuggingFaceTokenizerConfig(Config):
     """Kind of tokenizer: a published model's."""
     path: str
     """The model's folder, with a tokenizer of any kind that `jaxllm import` reads, the tokenizer's
-    folder of a run, or a `tokenizer.json`."""
+    folder of a run, or a `tokenizer.json`; `package://NAME/FOLDER` is one of an installed
+    package."""
     delimiter: str | None = None
     """The special token that opens each document; by default what the folder says, of a file
     `<|endoftext|>`."""
 
     def build(self, texts: Iterable[str] = ()) -> "HuggingFaceTokenizer | MarianTokenizer":
         """The tokenizer as it is; it learns nothing from `texts`."""
-        path = Path(self.path).expanduser()
+        try:
+            path = located(self.path)
+        except ValueError as error:
+            raise ValueError(f"data.tokenizer.path: {error}") from error
         if path.is_dir():
             return self._of_folder(path)
         if not path.is_file():
@@ -189,6 +195,16 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         text = [int(token) for token in ids if token != self.delimiter_id]
         return self._tokenizer.decode(text, skip_special_tokens=False)
+
+    def kinds(self) -> TokenKinds:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        return kinds_of(
+            {id_: token for token, id_ in vocabulary.items()},
+            size=self.vocab_size,
+            special_ids=self._special_ids.values(),
+            roles=self.special_tokens,
+            prefix=getattr(self._tokenizer.model, "continuing_subword_prefix", None),
+        )
 
     def special_id(self, token: str) -> int | None:
         """The id of a special token, None when there is no such."""

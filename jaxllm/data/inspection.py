@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxllm.data.batch import Batch
 from jaxllm.data.dataset_folder import read_card
+from jaxllm.data.example_folder import CARD, OpenExamples
+from jaxllm.data.parts import SPLITS
 from jaxllm.data.tokenizer import Tokenizer
 
 
@@ -21,7 +23,7 @@ class RowSegment:
     text: str
     """The decoded tokens; characters cut by the row's ends are U+FFFD."""
     scored: int
-    """Number of tokens whose target counts in the loss."""
+    """Number of tokens whose target counts in the loss; 0 where a row has one for all of it."""
 
 
 def decode_row(batch: Batch, row: int, tokenizer: Tokenizer) -> list[RowSegment]:
@@ -35,14 +37,22 @@ def decode_row(batch: Batch, row: int, tokenizer: Tokenizer) -> list[RowSegment]
             start=int(start),
             stop=int(stop),
             text=tokenizer.decode(batch["tokens"][row, start:stop]),
-            scored=int(batch["loss_mask"][row, start:stop].sum()),
+            scored=_scored(batch["loss_mask"][row], int(start), int(stop)),
         )
         for start, stop in zip(starts, stops, strict=True)
     ]
 
 
+def _scored(mask: np.ndarray, start: int, stop: int) -> int:
+    """Targets of a stretch of tokens; where a row has one for all of it, none is of a token."""
+    return int(mask[start:stop].sum()) if mask.ndim else 0
+
+
 def describe_dataset(folder: Path | str) -> dict[str, Any]:
     """The card of a tokenised dataset as plain values: what it holds and what made it."""
+    folder = Path(folder)
+    if (folder / CARD).is_file():
+        return _describe_examples(folder)
     card = read_card(folder)
     return {
         "name": card.name,
@@ -65,5 +75,33 @@ def describe_dataset(folder: Path | str) -> dict[str, Any]:
                 "bytes_on_disk": sum(split.shard_bytes),
             }
             for name, split in card.splits.items()
+        },
+    }
+
+
+def _describe_examples(folder: Path) -> dict[str, Any]:
+    opened = OpenExamples(folder)
+    card, sizes = opened.card, (opened.spans[..., 1] - opened.spans[..., 0]).sum(axis=1)
+    of_split = {split: opened.of_split(split) for split in SPLITS}
+    return {
+        "name": card.name,
+        "folder": str(folder),
+        "fingerprint": card.fingerprint,
+        "tokenizer": card.tokenizer,
+        "dtype": card.dtype,
+        "classes": ", ".join(card.class_names),
+        "source_files": len(card.sources),
+        "splits": {
+            split: {
+                "documents": len(numbers),
+                "tokens": int(sizes[numbers].sum()),
+                "longest": int(sizes[numbers].max()),
+                **{
+                    f"of {name}": int((opened.labels[numbers] == number).sum())
+                    for number, name in enumerate(card.class_names)
+                },
+            }
+            for split, numbers in of_split.items()
+            if len(numbers)
         },
     }

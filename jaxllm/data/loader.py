@@ -1,8 +1,7 @@
 """Global batches as a pure function of the step.
 
-Row i of a stream is its tokens [i*T, i*T + T + 1): rows overlap by one token, so that each
-token is the target of exactly one row. A global row number is sent through mixing, repetition
-and shuffling to (dataset, row); a host reads only the rows of its own slice of each batch.
+A global row number is sent through mixing, repetition and shuffling to (dataset, row); a host reads
+only the rows of its own slice of each batch.
 """
 
 import hashlib
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.batch import Batch, make_batch
+from jaxllm.data.batch import Arrange, Batch, make_batch, numbered, unchanged
+from jaxllm.data.rows import RowSource, joined
 from jaxllm.data.streams import TokenStream
 
 
@@ -23,7 +23,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        streams: Mapping[str, tuple[TokenStream, float]],
+        sources: Mapping[str, tuple[RowSource, float]],
         *,
         sequence_length: int,
         global_batch_size: int,
@@ -32,37 +32,35 @@ class TrainLoader:
         shuffle: bool = True,
         prefetch: int = 2,
         skipped: Sequence[int] = (),
+        arrange: Arrange = unchanged,
     ) -> None:
-        """`streams` gives each dataset's stream and weight, the share of its rows.
+        """`sources` gives each dataset's rows and its weight, the share of its rows.
 
         `rows` are this host's of the global batch, ascending; all of them by default. Weights are
         kept to 1% of the smallest. `prefetch` is how many batches `iterate`
-        reads ahead, each in a thread. `skipped` are batches, by number, that no step reads. Raises
-        ValueError for a stream shorter than a row.
+        reads ahead, each in a thread. `skipped` are batches, by number, that no step reads.
+        `arrange` makes of each batch what the objective reads.
         """
-        assert streams
+        assert sources
         assert prefetch >= 1
-        self._names = list(streams)
+        self._names = list(sources)
         self._skipped = sorted(set(skipped))
         # How many batches are read before each of those that are not.
         self._read_before = [number - index for index, number in enumerate(self._skipped)]
-        named = streams.items()
-        self._streams = [stream for _, (stream, _) in named]
-        self._length = sequence_length
+        named = sources.items()
+        self._sources = [source for _, (source, _) in named]
         self._batch_size = global_batch_size
         self._prefetch = prefetch
+        self._arrange = arrange
         self._rows = np.asarray(range(global_batch_size) if rows is None else rows, np.int64)
-        self._delimiter_id = self._streams[0].delimiter_id
-        counts = [
-            _full_rows(name, stream, sequence_length) for name, (stream, _) in streams.items()
-        ]
+        counts = [source.num_rows for source in self._sources]
         self._first_rows = np.cumsum([0, *counts])
         weights = [weight for _, (_, weight) in named]
-        self._order = _row_order(list(streams), counts, weights, seed=seed, shuffle=shuffle)
+        self._order = _row_order(self._names, counts, weights, seed=seed, shuffle=shuffle)
         # Nested as the config is, so that a difference is shown under its key.
         datasets = {
-            name: {"fingerprint": stream.fingerprint, "weight": weight}
-            for name, (stream, weight) in named
+            name: {"fingerprint": source.fingerprint, "weight": weight}
+            for name, (source, weight) in named
         }
         data = {"sequence_length": sequence_length, "shuffle": shuffle, "datasets": datasets}
         self._fingerprint = {"seed": seed, "data": data}
@@ -78,11 +76,7 @@ class TrainLoader:
         """
         numbers = self.batch_number(step) * self._batch_size + self._rows
         datasets, rows = self._located(numbers)
-        return make_batch(
-            self._read(datasets, rows * self._length),
-            delimiter_id=self._delimiter_id,
-            example_index=numbers,
-        )
+        return self._arrange(numbered(self._read(datasets, rows), numbers))
 
     def rows_of(self, step: int) -> list[tuple[str, int]]:
         """Every row of the global batch of step `step`, from 0, on all hosts: (dataset, row).
@@ -150,16 +144,13 @@ class TrainLoader:
         datasets = np.searchsorted(self._first_rows, keys, side="right") - 1
         return datasets, keys - self._first_rows[datasets]
 
-    def _read(self, datasets: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """The rows, each from its dataset, shape (B, T + 1)."""
-        if len(self._streams) == 1:
-            return self._streams[0].read_rows(starts.tolist(), self._length + 1)
-        rows_BS = np.empty((len(starts), self._length + 1), np.int32)
+    def _read(self, datasets: np.ndarray, rows: np.ndarray) -> Batch:
+        """The rows, each from its dataset."""
+        parts = []
         for index in np.unique(datasets):
-            chosen = datasets == index
-            stream = self._streams[index]
-            rows_BS[chosen] = stream.read_rows(starts[chosen].tolist(), self._length + 1)
-        return rows_BS
+            places = np.flatnonzero(datasets == index)
+            parts.append((places, self._sources[index].read(rows[places].tolist())))
+        return joined(parts, len(rows))
 
 
 class ValidationLoader:
@@ -176,11 +167,15 @@ class ValidationLoader:
         sequence_length: int,
         global_batch_size: int,
         rows: Sequence[int] | None = None,
+        arrange: Arrange | None = None,
     ) -> None:
+        """`arrange` makes of each batch what the objective reads, if that is not its likelihood."""
         if stream.num_tokens < 2:
             raise ValueError(f"validation set {name!r} has no token to predict")
         self.name = name
-        self.raw_bytes = stream.raw_bytes
+        self._arrange = arrange or unchanged
+        # Only a likelihood of the text says how many bits its bytes need.
+        self.raw_bytes = stream.raw_bytes if arrange is None else None
         self.num_targets = stream.num_tokens - 1
         self._stream = stream
         self._length = sequence_length
@@ -208,24 +203,13 @@ class ValidationLoader:
         if full < len(numbers) and scored_B[full]:
             start, ids = int(numbers[full]) * self._length, int(scored_B[full]) + 1
             rows_BS[full, :ids] = self._stream.read_rows([start], ids)[0]
-        return make_batch(
+        batch = make_batch(
             rows_BS,
             delimiter_id=self._stream.delimiter_id,
             example_index=numbers,
             scored_B=scored_B,
         )
-
-
-def _full_rows(name: str, stream: TokenStream, length: int) -> int:
-    """The number of rows that a stream fills; what is left over is not trained on."""
-    rows = (stream.num_tokens - 1) // length
-    if not 0 < rows < 1 << 32:
-        raise ValueError(
-            f"dataset {name!r} has {stream.num_tokens} tokens, which make {max(rows, 0)} rows of "
-            f"{length}; between 1 and 2^32 - 1 are possible: change `data.sequence_length`, or "
-            f"the dataset"
-        )
-    return rows
+        return self._arrange(batch)
 
 
 def _row_order(

@@ -18,6 +18,7 @@ import numpy as np
 from jaxllm.data.chat_template import ChatTemplate
 from jaxllm.data.huggingface_tokenizer import EncodedText, read_originals, write_originals
 from jaxllm.data.sentence_pieces import SPACE
+from jaxllm.data.token_kinds import TokenKinds, kinds_of
 from jaxllm.data.tokenizer_card import token_dtype, write_card
 
 SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
@@ -74,6 +75,10 @@ class MarianTokenizer:
         parts = (source, target, ids)
         digests = [hashlib.sha256(part).hexdigest() for part in parts]
         self.fingerprint = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+    def kinds(self) -> TokenKinds:
+        special = [id_ for token, id_ in self._vocabulary.items() if self._added.get(token)]
+        return kinds_of(self._tokens, size=self.vocab_size, special_ids=special)
 
     @functools.cached_property
     def target(self) -> "MarianTokenizer":

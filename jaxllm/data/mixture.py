@@ -1,12 +1,12 @@
 """The data of a run: which datasets, in which mixture, with which tokenizer, cut how."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from jaxllm.data.corpus import SplitName
 from jaxllm.data.dataset_error import of_dataset
 from jaxllm.data.dataset_folder import SIDECAR, read_card
 from jaxllm.data.datasets import (
@@ -15,8 +15,13 @@ from jaxllm.data.datasets import (
     PreparedDatasetConfig,
     open_streams,
 )
-from jaxllm.data.loader import TrainLoader, ValidationLoader
+from jaxllm.data.example_folder import OpenExamples, holds, prepare_examples
+from jaxllm.data.example_frame import frame_of
+from jaxllm.data.example_rows import ExampleRows
+from jaxllm.data.examples import ExamplesDatasetConfig
 from jaxllm.data.missing import Missing, MissingData
+from jaxllm.data.opened import Data
+from jaxllm.data.parts import SPLITS
 from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.remote_files import exists
 from jaxllm.data.shard_cache import tokenizer_folder
@@ -64,7 +69,7 @@ class DataConfig(Config):
         folders: Mapping[str, Path] | None = None,
         beam: Sequence[str] | None = None,
         on_progress: Progress | None = None,
-    ) -> "Data":
+    ) -> Data:
         """Prepares what is missing and opens everything; see `Data`.
 
         `tokenizer` is one that exists already, as that of a trained model; by default it is
@@ -89,9 +94,12 @@ class DataConfig(Config):
             tokenizer = tokenizer or self._tokenizer(seed)
         found = self._folders(tokenizer, folders or {}, missing, beam=beam, on_progress=on_progress)
         streams = self._streams(found, missing)
+        examples = self._examples(found, tokenizer)
         _check_vocabularies(tokenizer, streams)
         missing.tell()
-        return Data(config=self, tokenizer=tokenizer, folders=found, streams=streams)
+        return Data(
+            config=self, tokenizer=tokenizer, folders=found, streams=streams, examples=examples
+        )
 
     def _folders(
         self,
@@ -123,6 +131,40 @@ class DataConfig(Config):
                     found[name] = self._tokenise(
                         name, dataset, tokenizer, beam=beam, on_progress=on_progress
                     )
+            elif isinstance(dataset, ExamplesDatasetConfig) and tokenizer is not None:
+                known = folders.get(name)
+                if known is not None and holds(known, dataset, tokenizer):
+                    found[name] = as_path(known)
+                    continue
+                with missing.told_last(), of_dataset(name):
+                    found[name] = prepare_examples(
+                        dataset,
+                        tokenizer=tokenizer,
+                        root=as_path(self.root),
+                        name=name,
+                        on_progress=on_progress,
+                    )
+        return found
+
+    def _examples(
+        self, folders: Mapping[str, Path], tokenizer: Tokenizer | None
+    ) -> dict[str, dict[SplitName, ExampleRows]]:
+        """Rows by name and split of every dataset of examples that has a folder."""
+        found: dict[str, dict[SplitName, ExampleRows]] = {}
+        for name, dataset in self.datasets.items():
+            if not isinstance(dataset, ExamplesDatasetConfig) or name not in folders:
+                continue
+            assert tokenizer is not None
+            with of_dataset(name):
+                opened = OpenExamples(folders[name])
+                frame = frame_of(tokenizer, num_texts=opened.num_texts)
+                rows = {
+                    split: ExampleRows(
+                        opened, split, self.sequence_length, frame=frame, is_cut=dataset.is_cut
+                    )
+                    for split in SPLITS
+                }
+                found[name] = {split: one for split, one in rows.items() if one.num_rows}
         return found
 
     def _streams(
@@ -131,6 +173,8 @@ class DataConfig(Config):
         """Streams by name and split of every dataset that needs no folder, or has one."""
         streams = {}
         for name, dataset in self.datasets.items():
+            if isinstance(dataset, ExamplesDatasetConfig):
+                continue
             needs_folder = isinstance(dataset, CorpusDatasetConfig | PreparedDatasetConfig)
             if name in folders or not needs_folder:
                 with missing.told_last(), of_dataset(name):
@@ -148,6 +192,8 @@ class DataConfig(Config):
             return prepare_tokenizer(self.tokenizer, corpora=corpora, root=self.root, seed=seed)
         if corpora:
             raise ValueError("a dataset of type corpus needs a tokenizer: set `data.tokenizer`")
+        if any(isinstance(dataset, ExamplesDatasetConfig) for dataset in self.datasets.values()):
+            raise ValueError("a dataset of type examples needs a tokenizer: set `data.tokenizer`")
         for name, dataset in self.datasets.items():
             if isinstance(dataset, PreparedDatasetConfig):
                 with of_dataset(name):
@@ -176,78 +222,6 @@ class DataConfig(Config):
                 beam=beam,
                 on_progress=on_progress,
             )
-
-
-@dataclass(frozen=True)
-class Data:
-    """The opened datasets of a run; every stream has the same vocabulary and delimiter."""
-
-    config: DataConfig
-    tokenizer: Tokenizer | None
-    """None when there are only `.bin` and synthetic datasets and no tokenizer was given."""
-    folders: dict[str, Path]
-    """Folders of the tokenised datasets, by name."""
-    streams: dict[str, dict[str, TokenStream]]
-    """Streams by name of the dataset and split."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self._any_stream().vocab_size
-
-    @property
-    def delimiter_id(self) -> int:
-        """The id that opens each document."""
-        return self._any_stream().delimiter_id
-
-    @property
-    def training_streams(self) -> dict[str, tuple[TokenStream, float]]:
-        """Stream and weight of each dataset trained on; ValueError if one has no train split."""
-        weights = {name: dataset.weight for name, dataset in self.config.datasets.items()}
-        for name, weight in weights.items():
-            if weight and "train" not in self.streams[name]:
-                raise ValueError(
-                    f"dataset {name!r} is all held out, so there is nothing to train on; raise "
-                    f"`data.datasets.{name}.validation_every`, or set its `weight` to 0"
-                )
-        return {name: (self.streams[name]["train"], w) for name, w in weights.items() if w}
-
-    def train_loader(
-        self, *, seed: int, rows: Sequence[int] | None = None, skipped: Sequence[int] = ()
-    ) -> TrainLoader:
-        """The loader of the training mixture, for this host's rows of each global batch.
-
-        skipped: numbers of batches that are left out.
-        """
-        return TrainLoader(
-            self.training_streams,
-            sequence_length=self.config.sequence_length,
-            global_batch_size=self.config.global_batch_size,
-            seed=seed,
-            rows=rows,
-            shuffle=self.config.shuffle,
-            prefetch=self.config.prefetch,
-            skipped=skipped,
-        )
-
-    def validation_loaders(
-        self, *, rows: Sequence[int] | None = None
-    ) -> dict[str, ValidationLoader]:
-        """The validation sets by name."""
-        return {
-            name: ValidationLoader(
-                splits["validation"],
-                name=name,
-                sequence_length=self.config.sequence_length,
-                global_batch_size=self.config.global_batch_size,
-                rows=rows,
-            )
-            for name, splits in self.streams.items()
-            if "validation" in splits
-        }
-
-    def _any_stream(self) -> TokenStream:
-        return next(iter(next(iter(self.streams.values())).values()))
 
 
 def _holds(folder: Path, dataset: CorpusDatasetConfig, tokenizer: Tokenizer) -> bool:

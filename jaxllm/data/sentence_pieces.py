@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,6 +19,9 @@ from jaxllm.data.chat_template import ChatTemplate
 from jaxllm.data.sentence_model import parse_model
 from jaxllm.data.tokenizer_card import token_dtype, write_card
 from jaxllm.schema import Config
+
+if TYPE_CHECKING:
+    from jaxllm.data.token_kinds import TokenKinds
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,20 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         return self._processor.decode([int(id_) for id_ in ids if id_ != self.delimiter_id])
+
+    def kinds(self) -> "TokenKinds":
+        from jaxllm.data.token_kinds import kinds_of  # it knows how this library writes a space
+
+        ids = range(self.vocab_size)
+        return kinds_of(
+            {id_: self._processor.id_to_piece(id_) for id_ in ids},
+            size=self.vocab_size,
+            special_ids=[
+                id_
+                for id_ in ids
+                if self._processor.is_control(id_) or self._processor.is_unknown(id_)
+            ],
+        )
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

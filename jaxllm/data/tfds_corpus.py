@@ -68,6 +68,13 @@ class TfdsCorpus:
             for stop in [min(start + step, rows)]
         ]
 
+    def open(self) -> tuple[Any, Iterator[Any]]:
+        """The features by name, and all examples of the split in order."""
+        builder = self._prepared()
+        info = self._split_info(builder)
+        rows = builder.as_data_source(self._split)
+        return builder.info.features, (rows[row] for row in range(info.num_examples))
+
     def read(self, span: Span) -> Iterator[Record]:
         rows = self._open(span.source).as_data_source(self._split)
         for row in range(span.start, span.stop):

@@ -20,6 +20,7 @@ from jaxllm.data.sentence_pieces import (
     SentencePieceTokenizer,
     SentencePieceTokenizerConfig,
 )
+from jaxllm.data.token_kinds import TokenKinds
 from jaxllm.data.tokenizer_card import CARD, read_card, token_dtype, write_card
 from jaxllm.schema import Config
 
@@ -54,6 +55,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, shape (tokens,), of `token_dtype(vocab_size)`."""
+
+    def kinds(self) -> TokenKinds:
+        """Which ids are special, which is the mask, and which go on with a word."""
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of ids; delimiters vanish, bytes that are no UTF-8 become U+FFFD."""
@@ -90,6 +94,9 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16)
+
+    def kinds(self) -> TokenKinds:
+        return TokenKinds((self.delimiter_id,))
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         data = bytes(int(token) for token in ids if token != self.delimiter_id)

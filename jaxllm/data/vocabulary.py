@@ -7,6 +7,7 @@ from jaxllm.data.datasets import BinDatasetConfig, PreparedDatasetConfig, Synthe
 from jaxllm.data.mixture import DataConfig
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
 from jaxllm.data.tokenizer import ByteTokenizerConfig, HuggingFaceTokenizerConfig
+from jaxllm.package_paths import located
 from jaxllm.storage import is_remote
 
 
@@ -20,7 +21,7 @@ def known_vocab_size(config: DataConfig) -> int | None:
             return config.tokenizer.build().vocab_size
         case SentencePieceTokenizerConfig(vocab_size=int(size)):
             return size
-        case HuggingFaceTokenizerConfig(path=path) if Path(path).expanduser().exists():
+        case HuggingFaceTokenizerConfig(path=path) if located(path).exists():
             return config.tokenizer.build().vocab_size
     for dataset in config.datasets.values():
         match dataset:

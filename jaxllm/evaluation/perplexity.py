@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.shard import global_batch
 from jaxllm.schema import Config
 
-_IN_FLIGHT = 2  # batches that wait for the device; more would fill its memory, and hide a stop
+IN_FLIGHT = 2  # batches that wait for the device; more would fill its memory, and hide a stop
 
 
 class EvaluationConfig(Config):
@@ -23,6 +23,9 @@ class EvaluationConfig(Config):
     """Steps between evaluations; null scores only at the end."""
     compare_xz: bool = False
     """Whether the summary tells what `xz -9e` reaches on the same validation text."""
+    baseline: Literal["tfidf"] | None = None
+    """What classes are told by at the end too, to compare with: logistic regression on the words
+    of the same rows (tfidf); null is nothing."""
     tasks: tuple[str, ...] = ()
     """Tasks of the lm-evaluation-harness that are scored too, by name; needs jaxllm[lm-eval]."""
     tasks_path: str | None = None
@@ -113,8 +116,8 @@ def score(
     sums: list[LossSums] = []
     for batch in batches:
         sums.append(eval_step(params, global_batch(layout, batch, rows=rows)))
-        if len(sums) > _IN_FLIGHT:
-            jax.block_until_ready(sums[-1 - _IN_FLIGHT])
+        if len(sums) > IN_FLIGHT:
+            jax.block_until_ready(sums[-1 - IN_FLIGHT])
         on_batch()
     # Summed in float64 on the host: thousands of batches would lose digits in float32.
     totals = np.sum([[float(s.nll), float(s.num_tokens)] for s in jax.device_get(sums)], axis=0)

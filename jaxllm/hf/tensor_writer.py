@@ -38,7 +38,7 @@ def write_folder(
     """
     shards = _shards(tensors, dtype.itemsize, max_shard_bytes)
     for number, shard in enumerate(shards, start=1):
-        _write_file(folder / _shard_name(number, len(shards)), shard, dtype, on_progress)
+        write_file(folder / _shard_name(number, len(shards)), shard, dtype, on_progress)
     if len(shards) > 1:
         named = {
             tensor.name: _shard_name(number, len(shards))
@@ -71,12 +71,13 @@ def _shard_name(number: int, total: int) -> str:
     return SINGLE if total == 1 else f"model-{number:05}-of-{total:05}.safetensors"
 
 
-def _write_file(
+def write_file(
     file: Path,
     tensors: list[Tensor],
     dtype: np.dtype,
-    on_progress: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> None:
+    """Write tensors in one file, which gets its name when all of it is on the disk."""
     # Readers in other languages check the key; the data begin at a multiple of 8 bytes.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0

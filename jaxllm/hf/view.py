@@ -18,6 +18,7 @@ import numpy as np
 Index = tuple[slice, ...]  # without steps, one of each dimension
 Read = Callable[[Index], np.ndarray]
 
+_RANK = "r"  # the letter of a product's inner dimension, which no notation has
 _ITEM = re.compile(r"\(([^()]*)\)(?:@(\d+)/(\d+))?|([A-Za-z]\d*)(?:@(\d+)/(\d+))?|@(\d+)/(\d+)")
 
 
@@ -46,6 +47,27 @@ class View:
         sizes = self._sizes(ours_shape)
         return tuple(
             math.prod(_total(part, sizes) for part in dimension) for dimension in self.theirs
+        )
+
+    def factors(self, num_inputs: int) -> "Factors":
+        """How the factors of a product lie beside theirs, where ours has so many inputs first.
+
+        ValueError where theirs is no matrix of inputs and outputs.
+        """
+        inputs = {letter for group in self.ours[:num_inputs] for letter in group}
+        are_inputs = [
+            {letter for part in dimension for letter in part.letters} <= inputs
+            for dimension in self.theirs
+        ]
+        if sorted(are_inputs) != [False, True]:
+            raise ValueError(f"{self.notation} is no matrix of inputs and outputs")
+        rank = (_Part((_RANK,)),)
+        ins, outs = self.theirs[are_inputs.index(True)], self.theirs[are_inputs.index(False)]
+        return Factors(
+            down=View(self.notation, (rank, ins), (*self.ours[:num_inputs], (_RANK,))),
+            up=View(self.notation, (outs, rank), ((_RANK,), *self.ours[num_inputs:])),
+            results=View(self.notation, (outs,), self.ours[num_inputs:]),
+            is_inputs_first=are_inputs[0],
         )
 
     def take(self, theirs: np.ndarray, ours_shape: tuple[int, ...]) -> np.ndarray:
@@ -104,6 +126,19 @@ class View:
             assert rest * math.prod(fixed.values()) == size, (self.notation, ours_shape)
             sizes |= fixed | dict.fromkeys(free, rest)
         return sizes
+
+
+class Factors(NamedTuple):
+    """How (inputs, rank) lies in their (rank, inputs), (rank, outputs) in their (outputs, rank),
+    and what there is one of for each output in a vector.
+
+    is_inputs_first: whether their matrix itself has rows of inputs.
+    """
+
+    down: View
+    up: View
+    results: View
+    is_inputs_first: bool
 
 
 class _Box(NamedTuple):

@@ -12,6 +12,7 @@ from jaxllm.models.block_config import BlockConfig
 from jaxllm.nn.attention import Attention, Cache, Memory, Scores
 from jaxllm.nn.dropout import dropout, fold_in
 from jaxllm.nn.latent_attention import LatentConfig
+from jaxllm.nn.lora import with_keys
 from jaxllm.nn.mlp import Mlp
 from jaxllm.nn.moe import Moe, MoeConfig
 from jaxllm.nn.norm import Norm
@@ -96,6 +97,7 @@ class Block(nnx.Module):
         is_windowed: whether this layer has the window. bias_NTS: added to the scores within x.
         projected: what `project_memory` makes of the memory, where it was made already.
         """
+        self = with_keys(self, rows.keys_B, layout)
         options = {} if bias_NTS is None else {"bias_NTS": bias_NTS}
         branch_BTD, cache = self.attention(
             self._input(self.attention_norm, x_BTD, layout),

@@ -1,5 +1,6 @@
 """What the blocks of any transformer can be."""
 
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -11,10 +12,24 @@ from jaxllm.nn.mlp import Activation
 from jaxllm.nn.norm import NormType
 from jaxllm.nn.param import Initializer, fan_in_normal, normal, zeros
 from jaxllm.nn.remat import OffloadPolicy, RematPolicy, check_offload
+from jaxllm.parallel.axes import WeightSpec
 from jaxllm.schema import Config
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 NormPosition = Literal["pre", "post", "branch", "both"]
+
+
+def padded_vocab_size(given: int | None, tokenizer_size: int) -> int:
+    """Rows of an embedding. ValueError if fewer are given than the tokenizer has tokens."""
+    if given is None:
+        return -(-tokenizer_size // 64) * 64  # whole tiles, and every usual mesh divides it
+    if given < tokenizer_size:
+        raise ValueError(
+            f"model.vocab_size is {given}, but the tokenizer has {tokenizer_size} "
+            "tokens; where published weights set it (init_from, an import) use the tokenizer "
+            "of this model, else raise it or leave it null"
+        )
+    return given
 
 
 class BlockConfig(Config):
@@ -90,6 +105,23 @@ class BlockConfig(Config):
             )
         check_offload(self.remat, self.offload)
         return self
+
+    @property
+    def stack_depths(self) -> tuple[int, ...]:
+        """Layers of each stack of equal blocks."""
+        return (self.num_layers,)
+
+    def active_size(self, spec: WeightSpec) -> int:
+        """How many numbers of a weight one token meets."""
+        return math.prod(spec.shape)
+
+    def flops_per_token(self, num_matmul_params: int, length: int) -> float:
+        """Forward and backward FLOPs a token: 6 a matmul parameter, 12 L N H T for attention.
+
+        The convention of PaLM (arXiv:2204.02311, appendix B); recomputation is not counted.
+        """
+        attention = 12 * sum(self.stack_depths) * length * self.num_heads * self.head_size
+        return 6.0 * num_matmul_params + attention
 
     @property
     def kv_heads(self) -> int:

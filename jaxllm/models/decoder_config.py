@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import jax
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from jaxllm.models.block_config import BlockConfig
+from jaxllm.models.block_config import BlockConfig, padded_vocab_size
 from jaxllm.nn.attention import Scores
 from jaxllm.nn.latent_attention import LatentConfig
 from jaxllm.nn.moe import MoeConfig
@@ -153,15 +153,7 @@ class DecoderConfig(BlockConfig):
 
     def padded_vocab_size(self, tokenizer_size: int) -> int:
         """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
-        if self.vocab_size is None:
-            return -(-tokenizer_size // 64) * 64  # whole tiles, and every usual mesh divides it
-        if self.vocab_size < tokenizer_size:
-            raise ValueError(
-                f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} "
-                "tokens; where published weights set it (init_from, an import) use the tokenizer "
-                "of this model, else raise it or leave it null"
-            )
-        return self.vocab_size
+        return padded_vocab_size(self.vocab_size, tokenizer_size)
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming the config key, if the model has no position for `length` tokens."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import jax
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from jaxllm.models.block_config import BlockConfig, NormPosition
+from jaxllm.models.block_config import BlockConfig, NormPosition, padded_vocab_size
 from jaxllm.models.heads import check_labels
 from jaxllm.nn.attention import Scores
 from jaxllm.nn.mlp import Activation
@@ -84,6 +84,10 @@ class EncoderConfig(BlockConfig):
     def num_positions(self) -> int:
         """The longest text, in tokens."""
         return self.max_length - self.first_position
+
+    def padded_vocab_size(self, tokenizer_size: int) -> int:
+        """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
+        return padded_vocab_size(self.vocab_size, tokenizer_size)
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming what is too long, if there is no position for `length` tokens."""

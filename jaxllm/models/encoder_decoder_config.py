@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from jaxllm.models.block_config import BlockConfig
+from jaxllm.models.block_config import BlockConfig, padded_vocab_size
 
 if TYPE_CHECKING:
     from jaxllm.models.encoder_decoder import EncoderDecoder
@@ -120,6 +120,10 @@ class EncoderDecoderConfig(BlockConfig):
     def stack_depths(self) -> tuple[int, ...]:
         """Layers of each stack of equal blocks."""
         return (self.num_layers, self.decoder.num_layers)
+
+    def padded_vocab_size(self, tokenizer_size: int) -> int:
+        """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
+        return padded_vocab_size(self.vocab_size, tokenizer_size)
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming what is too long, if the model has no positions for such a text."""

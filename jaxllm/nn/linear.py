@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxllm.kernels.matmul import matmul
+from jaxllm.nn.lora import Lora
 from jaxllm.nn.param import Initializer, declare, zeros
 from jaxllm.parallel.axes import Axis, Role, WeightSpec
 
@@ -21,7 +22,10 @@ class Linear(nnx.Module):
     """y = x W + b over named dimensions: sums over `inputs`, produces `outputs`.
 
     W has shape (*inputs, *outputs) and b (*outputs). x ends in the input dimensions.
+    lora: what is learned beside W, see `adapters`.
     """
+
+    lora: Lora | None = None
 
     def __init__(
         self,
@@ -50,7 +54,10 @@ class Linear(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         rows, outputs = x.shape[: x.ndim - self.num_inputs], kernel.shape[self.num_inputs :]
         num_inputs = math.prod(kernel.shape[: self.num_inputs])
-        y = matmul(x.reshape(*rows, num_inputs), kernel.reshape(num_inputs, -1))
+        x = x.reshape(*rows, num_inputs)
+        y = matmul(x, kernel.reshape(num_inputs, -1))
+        if self.lora is not None:
+            y = self.lora(y, x, self.kernel[...].reshape(num_inputs, -1))
         y = y.reshape(*rows, *outputs)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -65,7 +72,16 @@ class Linear(nnx.Module):
     def _of_heads(self, like: jax.Array) -> jax.Array:
         assert self.kernel[...].ndim == 3, self.kernel[...].shape
         assert self.bias is None, "it belongs to no input of a head"
-        return self.kernel[...].astype(like.dtype)
+        return self.weight.astype(like.dtype)
+
+    @property
+    def weight(self) -> jax.Array:
+        """W with all that was learned beside it, in float32."""
+        kernel = self.kernel[...]
+        if self.lora is None:
+            return kernel
+        num_inputs = math.prod(kernel.shape[: self.num_inputs])
+        return self.lora.merged(kernel.reshape(num_inputs, -1)).reshape(kernel.shape)
 
 
 def _bias_spec(outputs: Dims) -> WeightSpec:

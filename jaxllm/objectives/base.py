@@ -1,12 +1,43 @@
 """What every objective shares: the model as it sees it, and sums that add up over devices."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 from jaxllm.parallel.layouts import Layout
 
 Batch = dict[str, Any]
+HostBatch = dict[str, np.ndarray]
+Arrange = Callable[[HostBatch], HostBatch]
+"""Makes of rows of a text what an objective reads, on the host; see `jaxllm.data.batch`."""
+
+
+class Vocabulary(NamedTuple):
+    """What the tokens of the data are, as far as an objective needs it.
+
+    size: how many ids there are. special_ids: those that are no text, the delimiter among them.
+    mask_id: the one that stands for a hidden token, where the tokenizer has one.
+    continues_word_V: of each id, whether it goes on with the word of the id before; None where the
+    tokenizer does not say.
+    """
+
+    size: int
+    special_ids: tuple[int, ...]
+    mask_id: int | None = None
+    continues_word_V: np.ndarray | None = None
+
+
+def row_generators(batch: HostBatch, seed: int) -> list[np.random.Generator]:
+    """A generator of random numbers for each row of a batch, from the seed and its number alone.
+
+    It depends neither on the host that reads the row nor on what was run before.
+    """
+    return [
+        np.random.Generator(np.random.Philox(key=[seed, int(number)]))
+        for number in batch["example_index"]
+    ]
 
 
 class Model(Protocol):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from pydantic import NonNegativeFloat, PositiveInt
 
 from jaxllm.kernels.cross_entropy import chunked_cross_entropy, cross_entropy
-from jaxllm.objectives.base import Batch, LossSums, Model
+from jaxllm.objectives.base import Arrange, Batch, LossSums, Model, Vocabulary
 from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.stages import outside
 from jaxllm.schema import Config
@@ -31,6 +31,19 @@ class CausalLm(Config):
     def batch_fields(self) -> tuple[str, ...]:
         """The fields of a batch that this objective reads."""
         return ("tokens", "targets", "segment_ids", "positions", "loss_mask")
+
+    @property
+    def is_likelihood_of_text(self) -> bool:
+        """Whether the sum over a text is its likelihood."""
+        return True
+
+    def num_ids(self, vocabulary: Vocabulary) -> int:
+        """Ids that the model must know."""
+        return vocabulary.size
+
+    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
+        """Rows are read as the data has them."""
+        return None
 
     def __call__(
         self,

@@ -1,7 +1,7 @@
 """What all optimizers share: rate, schedule, clipping, weight decay, and their order.
 
 Gradients are clipped by their global norm, turned into a direction by the optimizer's own rule,
-joined by the decayed weights, and scaled by minus the rate of the step.
+joined by the decayed weights, and scaled by minus the rate of the step, which may fall with depth.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,7 @@ import jax
 import optax
 from pydantic import Field
 
+from jaxllm.optim.depth import scale_by_depth
 from jaxllm.optim.schedules import Cosine, ScheduleConfig
 from jaxllm.parallel.axes import WeightSpec
 from jaxllm.schema import Config
@@ -41,6 +42,10 @@ class Optimizer(Config, ABC):
     """Largest global norm of the gradient over all weights; larger ones are scaled to it, null
     turns clipping off."""
 
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor of the rate from each layer to the one below it, the embeddings lowest of all; null
+    is one rate for all."""
+
     @property
     def depends_on_total_steps(self) -> bool:
         """Whether a longer run would have other rates at the same steps."""
@@ -59,12 +64,15 @@ class Optimizer(Config, ABC):
         `specs` has the structure of the parameters; `update` needs the parameters as its third
         argument. Raises ValueError if the schedule does not fit into `total_steps` steps.
         """
-        return optax.chain(
+        parts = [
             self.clip(),
             self.direction(specs),
             self.decay(specs),
             self.step_size(specs, total_steps),
-        )
+        ]
+        if self.layer_decay is not None:
+            parts.append(scale_by_depth(self.layer_decay, specs))
+        return optax.chain(*parts)
 
     def clip(self) -> optax.GradientTransformation:
         """Bounds the global norm of the gradient: over all weights, and all layers of each."""

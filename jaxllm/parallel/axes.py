@@ -28,6 +28,7 @@ WeightAxis = Literal[
     "routes",  # experts as what a router chooses from
     "projection",  # what a head or a tower makes of the residual stream, before its own result
     "labels",  # classes
+    "rank",  # the inner dimension of a product that is learned beside a weight
 ]
 
 # Dimensions of activations. They have names of their own because one array may not use one

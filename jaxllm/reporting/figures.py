@@ -46,6 +46,10 @@ def _percent(share: float) -> str:
 
 
 FIGURES = (
+    Figure("Accuracy", "accuracy", "validation_accuracy", _percent, +1),
+    Figure("Macro-F1", "macro_f1", "validation_macro_f1", _precise, +1),
+    Figure("Baseline accuracy", "baseline_accuracy", None, _percent),
+    Figure("Baseline macro-F1", "baseline_macro_f1", None, _precise),
     Figure("Bits per byte", "validation_bits_per_byte", "validation_bits_per_byte", _precise, -1),
     Figure("xz \u22129e", "xz_bits_per_byte", None, _precise),
     Figure("Validation loss", "validation_loss", "validation_loss", _precise, -1),

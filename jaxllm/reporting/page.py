@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 
-from jaxllm.reporting import charts, figures, timeline
+from jaxllm.reporting import charts, confusion, figures, timeline
 from jaxllm.reporting.charts import COLOURS, Chart
 from jaxllm.reporting.difference import differing_keys
 from jaxllm.reporting.panels import Section, sections
@@ -38,6 +38,7 @@ def render_report(runs: Sequence[RunRecords]) -> str:
             _warnings(runs),
             "".join(_section(section) for section in found),
             _footnote(found),
+            confusion.section(runs),
             timeline.section(runs),
             _samples(runs),
             _config(runs),

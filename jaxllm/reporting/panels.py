@@ -49,6 +49,12 @@ _THROUGHPUT = {
     "memory_bytes": Quantity("Memory", "GiB", factor=2.0**-30),
     "num_tokens": Quantity("Tokens a step", "with a loss"),
 }
+_CLASSES = {
+    "validation_accuracy": Quantity("Accuracy", "% of validation rows", factor=100.0),
+    "validation_macro_f1": Quantity("Macro-F1", "mean over classes"),
+    "validation_micro_f1": Quantity("Micro-F1", "over rows"),
+    "validation_matthews": Quantity("Matthews correlation", "1 is right, 0 is chance"),
+}
 _EXPERTS = {
     "router_balance_loss": Quantity("Balance of experts", "1 is even", from_zero=False),
     "router_max_load": Quantity("Most loaded expert", "times an even load"),
@@ -58,14 +64,18 @@ _EXPERTS = {
     "router_loss": Quantity("What routers add to the objective", "summed over layers"),
 }
 # A number that equals the other one throughout (one device, no regularisers) says nothing new.
-_REPEATS = {"tokens_per_second_per_device": "tokens_per_second", "objective": "loss"}
+_REPEATS = {
+    "tokens_per_second_per_device": "tokens_per_second",
+    "objective": "loss",
+    "validation_micro_f1": "validation_accuracy",
+}
 
 
 def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     """The charts of all quantities that any of `runs` recorded; unknown ones come last."""
     keys = {key for run in runs for key in run.series if not _NOT_DRAWN.fullmatch(key)}
     named = {key for key in keys if _NAMED_SET.fullmatch(key)}
-    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_EXPERTS, *_THROUGHPUT, *named}
+    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_CLASSES, *_EXPERTS, *_THROUGHPUT, *named}
     keys -= {key for key, other in _REPEATS.items() if _equal(runs, key, other)}
     keys -= {"num_tokens"} if _constant(runs, "num_tokens") else set()
     others = {
@@ -74,6 +84,7 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     }
     found = (
         ("Loss", _loss_charts(runs, named)),
+        ("Classes", _charts(runs, _CLASSES, keys)),
         ("Optimisation", _charts(runs, _OPTIMISATION, keys)),
         ("Experts", _charts(runs, _EXPERTS, keys)),
         ("Throughput", _charts(runs, _THROUGHPUT, keys)),

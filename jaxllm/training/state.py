@@ -9,6 +9,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from jaxllm.nn.param import Nested
+from jaxllm.nn.parts import joined
 from jaxllm.optim import EmaConfig, state_axes
 from jaxllm.parallel.layouts import Layout, weight_shardings
 from jaxllm.training.anomaly import GuardState, first_guard
@@ -17,8 +18,10 @@ from jaxllm.training.anomaly import GuardState, first_guard
 class TrainState(NamedTuple):
     """All that a step reads and replaces.
 
-    step: int32, steps done. params: nested dict of float32 weights. opt_state: Optax's.
-    ema: the averaged weights, or None. guard: what is known of skipped steps; None skips none.
+    step: int32, steps done. params: nested dict of the float32 weights that are trained.
+    opt_state: Optax's. ema: their averages, or None. guard: what is known of skipped steps; None
+    skips none. frozen: the network's other weights, which stay as they are; None where all are
+    trained.
     """
 
     step: jax.Array
@@ -26,6 +29,12 @@ class TrainState(NamedTuple):
     opt_state: Any
     ema: Nested | None
     guard: GuardState | None = None
+    frozen: Nested | None = None
+
+    @property
+    def scored(self) -> Nested:
+        """The whole network's weights, the averaged ones if there are any."""
+        return joined(self.params if self.ema is None else self.ema, self.frozen)
 
 
 def new_state(
@@ -34,19 +43,29 @@ def new_state(
     ema: EmaConfig | None,
     *,
     has_guard: bool = False,
+    frozen: Nested | None = None,
 ) -> TrainState:
-    """The state before the first step. has_guard: whether bad steps will be skipped."""
+    """The state before the first step. has_guard: whether bad steps will be skipped.
+
+    params: the weights that are trained. frozen: those that are not, None without any.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
         ema=None if ema is None else ema.init(params),
         guard=first_guard() if has_guard else None,
+        frozen=frozen,
     )
 
 
-def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> TrainState:
-    """The sharding of every array of the state, as the layout's table says."""
+def state_shardings(
+    abstract: TrainState, specs: Nested, layout: Layout, *, frozen: Nested | None = None
+) -> TrainState:
+    """The sharding of every array of the state, as the layout's table says.
+
+    specs, frozen: the declarations of the weights that are trained, and of those that are not.
+    """
     weights = weight_shardings(layout, specs)
     axes, optimizer_layout = state_axes(abstract.opt_state, specs), layout.for_optimizer()
 
@@ -62,6 +81,7 @@ def state_shardings(abstract: TrainState, specs: Nested, layout: Layout) -> Trai
         opt_state=jax.tree.map(where, abstract.opt_state, axes),
         ema=None if abstract.ema is None else weights,
         guard=jax.tree.map(lambda _: layout.sharding(), abstract.guard),
+        frozen=None if frozen is None else weight_shardings(layout, frozen),
     )
 
 

@@ -12,6 +12,7 @@ import optax
 from pydantic import PositiveInt
 
 from jaxllm.nn.param import Nested, bind
+from jaxllm.nn.parts import joined
 from jaxllm.nn.router import RouterSums, router_metrics
 from jaxllm.objectives.base import Batch, LossSums
 from jaxllm.optim import EmaConfig
@@ -34,6 +35,9 @@ class TrainingConfig(Config):
     """Length of the run, in optimizer steps."""
     num_microbatches: PositiveInt = 1
     """Parts a global batch is computed in, one after the other; more need less memory."""
+    frozen: tuple[str, ...] = ()
+    """Weights that stay as init_from has them, by patterns over their paths, as 'blocks' or
+    '*.attention.query'; the run saves only the others."""
     ema: EmaConfig | None = None
     """Moving average of the weights, used by evaluation and samples; null is off."""
     anomalies: AnomalyConfig | None = AnomalyConfig()
@@ -85,8 +89,9 @@ def make_train_step(
 ) -> StepFn:
     """(state, batch) -> (state after one update, metrics of the batch before it).
 
-    rebalance: moves the routers' biases of the updated weights, which have no gradient. anomalies:
-    which steps leave all of the state but `step` and `guard` as it was, bit for bit.
+    specs: of the weights that are trained. rebalance: moves the routers' biases of the updated
+    weights, which have no gradient. anomalies: which steps leave all of the state but `step` and
+    `guard` as it was, bit for bit.
 
     Metrics: loss (mean -log p of a target in nats), objective (what is minimised, a mean too),
     gradient_norm (before clipping), learning_rate and num_tokens, float32 scalars; with a mixture
@@ -101,7 +106,7 @@ def make_train_step(
         weight = 1.0 / jnp.maximum(jnp.sum(batch["loss_mask"].astype(jnp.float32)), 1.0)
 
         def weighted(params: Nested, part: Batch, part_keys: jax.Array) -> tuple[Any, LossSums]:
-            sums = loss(params, part, part_keys)
+            sums = loss(joined(params, state.frozen), part, part_keys)
             return sums.loss * weight + router_loss(sums.router, num_microbatches), sums
 
         grad = jax.grad(weighted, has_aux=True)
@@ -129,7 +134,7 @@ def make_train_step(
         }
         if sums.router is not None:
             metrics |= router_metrics(sums.router)
-        new = TrainState(state.step + 1, params, opt_state, averaged)
+        new = TrainState(state.step + 1, params, opt_state, averaged, frozen=state.frozen)
         if anomalies is None:
             return new, metrics
         was = state._replace(opt_state=opt_before)
@@ -157,7 +162,8 @@ def guarded(
         platform=platform,
     )
     guard = was.guard.after(is_bad, loss, metrics["num_tokens"])
-    return TrainState(new.step, params, opt_state, ema, guard), metrics | guard.metrics()
+    state = TrainState(new.step, params, opt_state, ema, guard, was.frozen)
+    return state, metrics | guard.metrics()
 
 
 def updates_done(state: TrainState) -> jax.Array:

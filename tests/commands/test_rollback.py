@@ -9,6 +9,7 @@ import pytest
 from jaxllm.commands import rollback
 from jaxllm.commands.rollback import BLAMED_STEPS, YOUNG_STEPS, Rollback, RunStuck
 from jaxllm.data import TrainLoader
+from jaxllm.data.rows import TokenRows
 from jaxllm.data.streams import SyntheticStream
 from jaxllm.training.anomaly import AnomalyConfig, judge
 from jaxllm.training.metrics import cut_back
@@ -20,7 +21,7 @@ GUARD = AnomalyConfig(patience=3, max_rollbacks=3)
 def loader(run_dir):
     """As a start of the command opens it."""
     return TrainLoader(
-        {"ids": (STREAM, 1.0)},
+        {"ids": (TokenRows(STREAM, 16, name="ids"), 1.0)},
         sequence_length=16,
         global_batch_size=4,
         seed=0,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxllm.data import TrainLoader, ValidationLoader
+from jaxllm.data.rows import TokenRows
 from jaxllm.data.streams import PreparedStream, read
 
 LENGTH = 24
@@ -32,7 +33,13 @@ class Counting:
 def loader(streams=None, **options):
     streams = streams or {"a": (Counting(LENGTH * 40 + 5), 1.0)}
     defaults = {"sequence_length": LENGTH, "global_batch_size": 8, "seed": 3}
-    return TrainLoader(streams, **{**defaults, **options})
+    options = {**defaults, **options}
+    length = options["sequence_length"]
+    sources = {
+        name: (TokenRows(stream, length, name=name), weight)
+        for name, (stream, weight) in streams.items()
+    }
+    return TrainLoader(sources, **options)
 
 
 MIXED = {"a": (Counting(LENGTH * 40 + 5), 3.0), "b": (Counting(LENGTH * 7 + 1, 5000), 1.0)}

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
+from jaxllm.data.batch import unchanged
+from jaxllm.models import Decoder
 from jaxllm.nn.param import param_dict, spec_dict
-from jaxllm.objectives import CausalLm
+from jaxllm.objectives import CausalLm, MaskedLm, SequenceClassification, Vocabulary
 from jaxllm.optim import AdamW, EmaConfig, Muon
 from jaxllm.optim.schedules import Linear
 from jaxllm.parallel.mesh import ParallelConfig
@@ -42,7 +44,15 @@ RECIPES = {
         tiny.config(num_layers=1, is_gated=False, dropout=0.1, moe=MOE),
         AdamW(learning_rate=0.02, eps=1e-3),
     ),
+    "masked": (tiny.bert(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "classes": (
+        tiny.bert(dropout=0.1, head="sequence", num_labels=3),
+        AdamW(learning_rate=0.02, eps=1e-3),
+    ),
 }
+MASKED = MaskedLm(rate=0.4)
+VOCABULARY = Vocabulary(tiny.VOCAB, special_ids=(tiny.DELIMITER,), mask_id=1)
+OBJECTIVES = {"masked": MASKED, "classes": SequenceClassification()}
 LAYOUTS = {
     "replicated": ParallelConfig(layout="replicated"),
     "data": ParallelConfig(layout="data"),
@@ -64,6 +74,7 @@ class Run(NamedTuple):
     specs: dict
     step: object
     state: object
+    arrange: object
 
 
 def one_device():
@@ -87,7 +98,7 @@ def make(recipe, layout, *, num_microbatches=1, anomalies=None):
     key = jax.random.key(0)
     shardings = state_shardings(jax.eval_shape(first, key), specs, layout)
     step = make_train_step(
-        make_loss(CausalLm(z_loss=1e-3), model, layout),
+        make_loss(OBJECTIVES.get(recipe, CausalLm(z_loss=1e-3)), model, layout),
         optimizer,
         specs=specs,
         layout=layout,
@@ -95,11 +106,29 @@ def make(recipe, layout, *, num_microbatches=1, anomalies=None):
         schedule=optim.schedule_fn(TOTAL_STEPS),
         num_microbatches=num_microbatches,
         ema=EMA,
-        rebalance=model.rebalance,
+        rebalance=model.rebalance if isinstance(model, Decoder) else None,
         anomalies=anomalies,
     )
     jitted = tiny.fast(step, donate_argnums=0, out_shardings=(shardings, layout.sharding()))
-    return Run(layout, specs, jitted, init_sharded(first, key, shardings))
+    arrange = {"masked": MASKED.arrangement(VOCABULARY, seed=7), "classes": labelled}
+    return Run(
+        layout,
+        specs,
+        jitted,
+        init_sharded(first, key, shardings),
+        arrange.get(recipe, unchanged),
+    )
+
+
+def labelled(rows):
+    """The rows as texts of which each has a class, filled up to different lengths."""
+    fields = ("tokens", "positions", "example_index")
+    return {
+        **{name: rows[name] for name in fields},
+        "segment_ids": np.maximum(rows["loss_mask"], rows["positions"] == 0).astype(np.int32),
+        "label": rows["targets"][:, 0] % 3,
+        "loss_mask": rows["loss_mask"][:, 0],
+    }
 
 
 def batch(seed):
@@ -112,6 +141,7 @@ def train(run, *, seeds=range(STEPS)):
     """(last state on its devices, states after each step and metrics on the host)."""
     state, history = jax.tree.map(jnp.copy, run.state), []  # the step takes it over
     for seed in seeds:
-        state, metrics = run.step(state, global_batch(run.layout, batch(seed), rows=ROWS))
+        rows = run.arrange(batch(seed))
+        state, metrics = run.step(state, global_batch(run.layout, rows, rows=ROWS))
         history.append(jax.device_get((state.params, state.ema, metrics)))
     return state, history

@@ -84,7 +84,9 @@ def assert_in_place(state, run):
     [("adamw", layout) for layout in runs.LAYOUTS]
     + [("muon", layout) for layout in ("fsdp", "fsdp_tensor", "zero1", "context")]
     + [(blocks, "fsdp_tensor") for blocks in ("windows", "latent")]
-    + [pytest.param(blocks, "context", marks=pytest.mark.slow) for blocks in ("windows", "latent")],
+    + [pytest.param(blocks, "context", marks=pytest.mark.slow) for blocks in ("windows", "latent")]
+    + [("masked", layout) for layout in ("fsdp", "fsdp_tensor", "zero1", "data")]
+    + [("classes", layout) for layout in ("fsdp_tensor", "data")],
 )
 def test_every_layout_computes_what_one_device_does(recipe, layout):
     run = runs.make(recipe, runs.LAYOUTS[layout].build())

@@ -1,0 +1,64 @@
+"""What a model predicts of each row of a validation set.
+
+B rows of a batch, N rows of a set.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxllm.evaluation.perplexity import IN_FLIGHT, Score, ValidationSet
+from jaxllm.nn.param import bind
+from jaxllm.objectives.base import Batch, LossSums
+from jaxllm.parallel.layouts import Layout
+from jaxllm.parallel.shard import global_batch
+
+PredictFn = Callable[[Any, Batch], tuple[LossSums, dict[str, jax.Array]]]
+
+
+class Predicted(NamedTuple):
+    """The score of a set and what was predicted of each of its rows, in order.
+
+    fields: arrays (N, ...), those of the objective's `predict` and the label of each row.
+    """
+
+    score: Score
+    fields: dict[str, np.ndarray]
+
+
+def make_predict_step(objective: Any, model: Any, layout: Layout) -> PredictFn:
+    """(params, batch) -> sums and predictions of the batch, on every process, without dropout."""
+
+    def step(params: Any, batch: Batch) -> tuple[LossSums, dict[str, jax.Array]]:
+        found = objective.predict(bind(model, params), batch, layout=layout)
+        given = {name: batch[name] for name in ("label", "loss_mask")}
+        return objective.sums(found, batch), found | given
+
+    return jax.jit(step, out_shardings=layout.sharding())
+
+
+def predict_set(
+    step: PredictFn,
+    params: Any,
+    batches: ValidationSet,
+    *,
+    layout: Layout,
+    rows: int,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Predicted:
+    """Predictions of all rows that are scored. on_batch: see `score_sets`."""
+    found: list[tuple[LossSums, dict[str, jax.Array]]] = []
+    for batch in batches:
+        found.append(step(params, global_batch(layout, batch, rows=rows)))
+        if len(found) > IN_FLIGHT:
+            jax.block_until_ready(found[-1 - IN_FLIGHT])
+        on_batch()
+    sums, parts = zip(*jax.device_get(found), strict=True)
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    is_scored_N = whole.pop("loss_mask") > 0
+    score = Score(
+        nll=sum(float(one.nll) for one in sums), num_tokens=int(is_scored_N.sum()), raw_bytes=None
+    )
+    return Predicted(score, {name: field[is_scored_N] for name, field in whole.items()})

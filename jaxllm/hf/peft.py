@@ -1,0 +1,235 @@
+"""Adapters in the format of PEFT: adapter_config.json and adapter_model.safetensors.
+
+Its tensors are `base_model.model.NAME.lora_A.weight` (rank, inputs), `.lora_B.weight` (outputs,
+rank) and, with magnitudes, `.lora_magnitude_vector` (outputs), where NAME is that of their layer.
+Where one layer of theirs is several of ours, as one for queries, keys and values, the factors stand
+side by side: A one below the other, B in blocks, with the rank of all together.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxllm.hf.base import Family
+from jaxllm.hf.model import DTYPES
+from jaxllm.hf.published import abstract_module
+from jaxllm.hf.tensor_writer import Tensor, write_file
+from jaxllm.hf.view import Factors, View
+from jaxllm.hf.weights import rows_of, tensors, theirs_of
+from jaxllm.nn.adapters import LoraConfig, is_adapter, without_adapters
+from jaxllm.nn.param import Nested, spec_dict
+from jaxllm.parallel.axes import WeightSpec
+
+# Names, shapes and parts of their tensors, as `theirs_of` gives them.
+_Theirs = Sequence[tuple[str, tuple[int, ...], list[tuple[str, tuple[int, ...], View]]]]
+
+_HEAD = "label_head"
+_PREFIX = "base_model.model."
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "MTModel": "SEQ_2_SEQ_LM",
+}
+
+
+class _Part(NamedTuple):
+    """A layer of ours, or one of a stack, in a layer of theirs.
+
+    numbers: of the layer in its stack. factors: how a product lies there. is_adapted: whether it
+    has an adapter.
+    """
+
+    path: str
+    numbers: tuple[int, ...]
+    factors: Factors
+    is_adapted: bool
+
+
+def write_adapter(
+    folder: Path,
+    config: Any,
+    params: Nested,
+    *,
+    adapter: LoraConfig,
+    family: Family,
+    trained: Nested,
+    base: str,
+    dtype: str = "float32",
+) -> None:
+    """Write what was learned beside a published model's weights.
+
+    params: all weights, those of adapters among them. trained: those that were trained, in the
+    same structure. base: where the model itself is. ValueError for a layer that theirs has in
+    another form than a matrix, and a dtype that is not known.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; take {', '.join(DTYPES)}")
+    specs, rows = spec_dict(abstract_module(config)), family.rows(config)
+    flat, theirs = _flat(params), list(theirs_of(specs, rows_of(specs, rows)))
+    layers = dict(_layers(theirs, _flat(specs), flat))
+    modules = _modules(theirs, {path for path in _flat(trained) if not is_adapter(path)})
+    whole = tensors(without_adapters(params), specs=specs, rows=rows)
+    own = tuple(f"{module}." for module in modules)
+    found = [one._replace(name=_PREFIX + one.name) for one in whole if one.name.startswith(own)]
+    for name, parts in layers.items():
+        found += _tensors(f"{_PREFIX}{name}", parts, flat, adapter=adapter)
+    raw = {
+        "peft_type": "LORA",
+        "task_type": _task(family.write_config(config)["architectures"][0]),
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "bias": "none",
+        "fan_in_fan_out": any(parts[0].factors.is_inputs_first for parts in layers.values()),
+        "lora_dropout": adapter.dropout,
+        "use_rslora": adapter.is_rank_stabilised,
+        "use_dora": adapter.has_magnitude,
+        "modules_to_save": modules or None,
+        "target_modules": _targets(layers, [name for name, _, _ in theirs]),
+        **_ranks(layers, adapter),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "adapter_model.safetensors", sorted(found), DTYPES[dtype])
+    text = json.dumps(raw, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _flat(tree: Nested) -> dict[str, Any]:
+    return {
+        ".".join(str(key.key) for key in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _task(architecture: str) -> str | None:
+    return next((task for end, task in _TASKS.items() if architecture.endswith(end)), None)
+
+
+def _module(tensor: str) -> str:
+    """The name of the module that has a tensor."""
+    return tensor.rpartition(".")[0]
+
+
+def _layers(
+    theirs: _Theirs, specs: Mapping[str, WeightSpec], flat: Mapping[str, Any]
+) -> Iterator[tuple[str, list[_Part]]]:
+    """(name of a layer of theirs, its parts) where any of them has an adapter."""
+    for name, _, parts in theirs:
+        adapted = [f"{path.removesuffix('.kernel')}.lora.a" in flat for path, _, _ in parts]
+        if not any(adapted):
+            continue
+        try:
+            yield (
+                _module(name),
+                [
+                    _Part(path, numbers, seen.factors(len(specs[path].input_dims)), is_adapted)
+                    for (path, numbers, seen), is_adapted in zip(parts, adapted, strict=True)
+                ],
+            )
+        except ValueError as error:
+            raise ValueError(f"{name} has no adapter in PEFT's format: {error}") from None
+
+
+def _tensors(
+    name: str, parts: list[_Part], flat: Mapping[str, Any], *, adapter: LoraConfig
+) -> list[Tensor]:
+    """The tensors of one layer of theirs."""
+    layers = [part.path.removesuffix(".kernel") for part in parts]
+    adapted = [(part, layer) for part, layer in zip(parts, layers, strict=True) if part.is_adapted]
+    rank = adapter.rank * len(adapted)
+    part, layer = adapted[0]
+
+    def of(path: str, part: _Part) -> np.ndarray:
+        return np.asarray(flat[path][part.numbers], np.float32)
+
+    num_inputs = part.factors.down.shape(of(f"{layer}.lora.a", part).shape)[1]
+    num_outputs = part.factors.up.shape(of(f"{layer}.lora.b", part).shape)[0]
+
+    def down() -> np.ndarray:
+        theirs = np.zeros((rank, num_inputs), np.float32)
+        for number, (part, layer) in enumerate(adapted):
+            rows = slice(number * adapter.rank, (number + 1) * adapter.rank)
+            part.factors.down.put(theirs[rows], of(f"{layer}.lora.a", part))
+        return theirs
+
+    def up() -> np.ndarray:
+        theirs = np.zeros((num_outputs, rank), np.float32)
+        for number, (part, layer) in enumerate(adapted):
+            columns = slice(number * adapter.rank, (number + 1) * adapter.rank)
+            part.factors.up.put(theirs[:, columns], of(f"{layer}.lora.b", part))
+        return theirs
+
+    def lengths() -> np.ndarray:
+        theirs = np.full((num_outputs,), np.nan, np.float32)
+        for part, layer in zip(parts, layers, strict=True):
+            kernel = of(part.path, part)
+            inputs = tuple(range(kernel.ndim - len(part.factors.results.ours)))
+            wanted = np.sqrt(np.sum(np.square(kernel), axis=inputs))
+            if part.is_adapted:
+                wanted = wanted + of(f"{layer}.lora.magnitude", part)
+            part.factors.results.put(theirs, wanted)
+        return theirs
+
+    found = [
+        Tensor(f"{name}.lora_A.weight", (rank, num_inputs), down),
+        Tensor(f"{name}.lora_B.weight", (num_outputs, rank), up),
+    ]
+    if adapter.has_magnitude:
+        found.append(Tensor(f"{name}.lora_magnitude_vector", (num_outputs,), lengths))
+    return found
+
+
+def _modules(theirs: _Theirs, trained: set[str]) -> list[str]:
+    """The modules of theirs with weights that were trained themselves, and the head of classes.
+
+    PEFT looks for that head whenever a model has it.
+    """
+    chosen, heads = set(), set()
+    for name, _, parts in theirs:
+        paths = {path for path, _, _ in parts}
+        if any(path.startswith(_HEAD) for path in paths):
+            heads.add(name.partition(".")[0])
+        elif paths & trained:
+            chosen.add(_module(name))
+    return sorted(heads | {name for name in chosen if name.partition(".")[0] not in heads})
+
+
+def _ranks(layers: Mapping[str, list[_Part]], adapter: LoraConfig) -> dict[str, Any]:
+    """Rank and alpha: what most layers have, and by name what others have."""
+    ranks = {
+        name: adapter.rank * sum(part.is_adapted for part in parts)
+        for name, parts in layers.items()
+    }
+
+    def alpha(rank: int) -> float:
+        return adapter.scale * (rank**0.5 if adapter.is_rank_stabilised else rank)
+
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    return {
+        "r": usual,
+        "lora_alpha": alpha(usual),
+        "rank_pattern": others,
+        "alpha_pattern": {name: alpha(rank) for name, rank in others.items()},
+    }
+
+
+def _targets(layers: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The layers by the last part of their names, or whole where others share that."""
+
+    def last(module: str) -> str:
+        return module.rpartition(".")[2]
+
+    there = Counter(last(module) for module in set(map(_module, names)))
+    mine = Counter(map(last, layers))
+    return sorted(
+        {last(name) if mine[last(name)] == there[last(name)] else name for name in layers}
+    )

@@ -1,0 +1,103 @@
+"""Which linear layers learn beside their weights, and their weights with that in them."""
+
+from typing import Any, Literal
+
+import jax
+from flax import nnx
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from jaxllm.nn.linear import Linear
+from jaxllm.nn.lora import Lora, modules
+from jaxllm.nn.param import Nested, bind
+from jaxllm.nn.parts import matching
+from jaxllm.schema import Config
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (LoRA, arXiv:2106.09685), trained beside weights that are not."""
+
+    type: Literal["lora"] = "lora"
+    """Low-rank adapters."""
+    rank: PositiveInt = 8
+    """Width of the product that is added to a weight."""
+    alpha: PositiveFloat = 16.0
+    """The product counts alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs that the product does not see, in a step of training."""
+    targets: tuple[str, ...] = Field(min_length=1)
+    """Linear layers that have one, by patterns over their paths, as '*.attention.query'."""
+    also_trained: tuple[str, ...] = ()
+    """Weights of the network itself that are trained too, by patterns over their paths, as a head
+    that init_from does not have."""
+    is_rank_stabilised: bool = False
+    """Whether the product counts alpha / sqrt(rank) times instead (rsLoRA, arXiv:2312.03732)."""
+    has_magnitude: bool = False
+    """Whether each output has a learned length beside its direction (DoRA, arXiv:2402.09353)."""
+
+    @property
+    def scale(self) -> float:
+        """How often the product counts."""
+        return self.alpha / (self.rank**0.5 if self.is_rank_stabilised else self.rank)
+
+    def attach(self, key: jax.Array, model: nnx.Module) -> None:
+        """Give the layers of a new network their adapters, in place.
+
+        ValueError for a pattern without a layer, and where the layer cannot have what is asked.
+        """
+        linears = dict(modules(model, Linear))
+        chosen = sorted(matching(self.targets, linears.keys(), key="adapter.targets"))
+        specs = {path: linears[path].kernel.get_metadata("spec") for path in chosen}
+        outside = [path for path in chosen if "layers" not in specs[path].axes]
+        if self.dropout and outside:
+            raise ValueError(
+                f"adapter.dropout={self.dropout} reaches only what is inside of the blocks, and "
+                f"adapter.targets has {', '.join(outside)}; set adapter.dropout=0 or leave them out"
+            )
+        for number, path in enumerate(chosen):
+            linears[path].lora = Lora(
+                jax.random.fold_in(key, number),
+                specs[path],
+                rank=self.rank,
+                scale=self.scale,
+                rate=self.dropout,
+                has_magnitude=self.has_magnitude,
+            )
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a dotted path is that of a weight of an adapter."""
+    return "lora" in path.split(".")
+
+
+def without_adapters(tree: Nested) -> Nested:
+    """A nested dict of weights, or of declarations, as the network has them by itself."""
+    return {
+        name: without_adapters(value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if name != "lora"
+    }
+
+
+def merged(model: Any, params: Nested) -> Nested:
+    """The weights of the network by itself that computes what it does with its adapters."""
+    whole = without_adapters(params)
+    for path, linear in modules(bind(model, params), Linear):
+        if linear.lora is not None:
+            *folders, name = path.split(".")
+            inner = whole
+            for folder in folders:
+                inner = inner[folder]
+            inner[name] = {**inner[name], "kernel": _merged_kernel(linear)}
+    return whole
+
+
+def _merged_kernel(linear: Linear) -> jax.Array:
+    """Of a layer, or of each in a stack of layers."""
+
+    def of_one(linear: Linear) -> jax.Array:
+        return linear.weight
+
+    merge = of_one
+    for _ in linear.kernel.get_metadata("spec").batch_dims:
+        merge = jax.vmap(merge)
+    return merge(linear)

@@ -1,0 +1,181 @@
+"""Runs that train a part of a network, beside weights that they leave as they are."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxllm.commands.convert import export_model, import_model
+from jaxllm.commands.run_folder import open_model
+from jaxllm.config import load_config
+from jaxllm.hf.model import load_model, write_weights
+from jaxllm.nn.adapters import is_adapter
+from jaxllm.nn.param import bind, param_dict
+
+from . import runs
+from .test_resume import at_step, crash
+
+ADAPTER = "adapter={rank: 2, dropout: 0.1, targets: ['*.query', '*.down'], has_magnitude: true}"
+VOCAB = 64
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny Llama as a Hugging Face folder. Read it only."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    config = tiny.config(vocab_size=VOCAB, num_layers=2, max_length=64)
+    write_weights(folder, config, param_dict(tiny.decoder(config)))
+    return folder
+
+
+def options(base, *, adapter=ADAPTER):
+    """The overrides that make a run of ids one that starts from a folder."""
+    return (f"init_from={{type: hf, path: {base}}}", "model=null", adapter)
+
+
+@pytest.fixture(scope="module")
+def adapted(ids, base):
+    """The run with adapters that nothing stopped. Read it only."""
+    run_dir = ids.parent / "adapted"
+    assert runs.start(ids, run_dir, *options(base)) == 0
+    return run_dir
+
+
+def arrays(run_dir):
+    """The weights of a run opened for reading, by dotted path."""
+    leaves = jax.tree.leaves_with_path(open_model(run_dir).params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in leaves
+    }
+
+
+def test_resumed_it_is_the_uninterrupted_run(ids, base, adapted, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, crash)  # saved at 3
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            runs.start(ids, run_dir, *options(base))
+    assert runs.start(ids, run_dir, *options(base)) == 0
+    runs.assert_same_run(run_dir, adapted, step=8)
+
+
+def test_it_saves_what_it_trained_alone(adapted, uninterrupted):
+    saved = runs.arrays(adapted, 8)
+    weights = [path for path in saved if path.startswith("params")]
+    assert len(weights) == 2 * 2 * 3  # of two layers A, B and magnitude, and their averages
+    assert all("lora" in path for path in weights)
+    small, large = (
+        sum(array.nbytes for array in runs.arrays(run_dir, 8).values())
+        for run_dir in (adapted, uninterrupted)
+    )
+    assert small < 0.1 * large
+    assert 0 < num_bytes(adapted) < 0.5 * num_bytes(uninterrupted)  # files of few numbers
+
+
+def num_bytes(run_dir):
+    folder = run_dir / "checkpoints" / "8" / "params"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_base_is_as_it_was_and_adapters_learned(base, adapted):
+    found = arrays(adapted)
+    published = load_model(base).params
+    for path, leaf in jax.tree.leaves_with_path(published):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        np.testing.assert_array_equal(found.pop(name), leaf)
+    assert all(is_adapter(path) for path in found)
+    assert all(np.abs(array).max() > 0.01 for array in found.values())
+
+
+def test_merged_it_goes_out_with_the_same_logits(base, adapted, tmp_path):
+    export_model(adapted, tmp_path / "out", step=None, dtype="float32")
+    trained, tokens = open_model(adapted), tiny.batch(0)["tokens"]
+    logits = tiny.fast(lambda params: bind(trained.parts.model, params)(tokens))(trained.params)
+    merged = load_model(tmp_path / "out")(tokens)
+    # Two orders of the same sums, of logits up to about 4.
+    np.testing.assert_allclose(merged, logits, rtol=0, atol=5e-5)
+    assert np.abs(np.asarray(merged) - load_model(base)(tokens)).max() > 0.05
+
+
+def test_another_base_is_refused(ids, base, adapted, tmp_path):
+    run_dir, other = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(base, other)
+    assert runs.start(ids, run_dir, *options(other), "training.steps=3") == 0
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1  # a sign or a size of one number
+    (other / "model.safetensors").write_bytes(weights)
+    message = r"init_from: the weights of .*model are not those that the run was trained beside"
+    with pytest.raises(ValueError, match=message):
+        open_model(run_dir)
+    (run_dir / "summary.json").unlink()
+    with pytest.raises(ValueError, match=message):
+        runs.start(ids, run_dir, *options(other), "training.steps=4")
+
+
+FROZEN = "training={steps: 4, frozen: [blocks, embed]}"
+
+
+def test_a_part_of_a_network_is_trained(ids, uninterrupted, tmp_path, monkeypatch):
+    """Beside the weights of a run, of which it started."""
+    start = f"init_from={{type: run, path: {uninterrupted}}}"
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, crash)  # saved at 3
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            runs.start(ids, run_dir, start, FROZEN)
+    assert runs.start(ids, run_dir, start, FROZEN) == 0
+    before, after = arrays(uninterrupted), arrays(run_dir)
+    same = {path for path in before if np.array_equal(before[path], after[path])}
+    assert same == {path for path in before if path.startswith(("blocks.", "embed."))}
+    assert {path for path in runs.arrays(run_dir, 4) if path.startswith("params")} == {
+        "params['weights']['norm']['scale']",
+        "params['weights']['out']['kernel']",
+    }
+    message = rf"{run_dir} saved only what it trained, beside the weights of {uninterrupted}"
+    with pytest.raises(ValueError, match=message):
+        runs.start(ids, tmp_path / "next", f"init_from={{type: run, path: {run_dir}}}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init_from=null", ADAPTER], r"adapter is given, but init_from is null"),
+        (["training.frozen=[embed]"], r"training\.frozen is given, but init_from is null"),
+        (["training.frozen=[embed]", ADAPTER], r"with an adapter all other weights stay"),
+        (["adapter={rank: 2}"], r"adapter\.targets: missing; Linear layers that have one"),
+        (["adapter={targets: []}"], r"adapter\.targets: given \[\]; needs at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(ids, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(ids, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["adapter.targets=['*.querry']"], r"adapter\.targets: '\*\.querry' matches nothing"),
+        (["adapter.also_trained=[head]"], r"adapter\.also_trained: 'head' matches nothing"),
+        (["adapter=null", "training.frozen=[x]"], r"training\.frozen: 'x' matches nothing"),
+        (["adapter=null", "training.frozen=['*']"], r"matches all weights, and nothing is left"),
+    ],
+)
+def test_patterns_that_choose_nothing_are_refused_before_anything_is_written(
+    ids, base, tmp_path, overrides, message
+):
+    with pytest.raises(ValueError, match=message):
+        runs.start(ids, tmp_path / "run", *options(base), *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_imported_model_is_a_base_in_a_folder_of_its_own(ids, base, tmp_path):
+    import_model(base, tmp_path / "run", [])
+    more = ("init_from={type: run, path: " + str(tmp_path / "run") + "}", ADAPTER)
+    with pytest.raises(ValueError, match=r"holds an imported model.*give this folder as init_from"):
+        runs.start(ids, tmp_path / "run", "model=null", *more)
+    assert runs.start(ids, tmp_path / "next", "model=null", *more, "training.steps=3") == 0
+    assert json.loads((tmp_path / "next" / "summary.json").read_text())["steps"] == 3

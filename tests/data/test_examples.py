@@ -1,0 +1,369 @@
+"""Labelled texts become rows: what is read, how it is split, and that every host reads the same."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from jaxllm.data import DataConfig, MissingData, TrainLoader
+from jaxllm.data.example_frame import frame_of
+from jaxllm.data.examples import ExamplesDatasetConfig
+from jaxllm.data.tokenizer import ByteTokenizer, HuggingFaceTokenizerConfig
+
+LENGTH = 16
+TOKENIZERS = Path(__file__).parents[1] / "golden" / "hf_tokenizers"
+DELIMITER = ByteTokenizer.delimiter_id
+
+
+def write_jsonl(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def records(count=40, *, groups=7):
+    """Texts of different lengths; of a group several, not next to each other.
+
+    That every fifth group is held out holds out other texts than every fifth one.
+    """
+    return [
+        {"text": f"text {n} " + "x" * (3 * n), "label": "ab"[n % 2], "of": f"g{n % groups}"}
+        for n in range(count)
+    ]
+
+
+def dataset(path, **options):
+    given = {"source": {"type": "jsonl", "paths": [str(path)]}, "labels": ("a", "b"), **options}
+    return ExamplesDatasetConfig.model_validate({k: v for k, v in given.items() if v is not None})
+
+
+def build(path, root, *, length=LENGTH, **options):
+    config = DataConfig.model_validate(
+        {
+            "sequence_length": length,
+            "global_batch_size": 8,
+            "tokenizer": {"type": "byte"},
+            "datasets": {"texts": dataset(path, **options)},
+            "root": str(root),
+        }
+    )
+    return config.build()
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return write_jsonl(tmp_path / "texts.jsonl", records())
+
+
+def decoded(rows, row):
+    (ids,) = rows.text_tokens(row)
+    return ByteTokenizer().decode(ids)
+
+
+def test_no_group_is_on_both_sides_and_every_text_is_on_one(texts, tmp_path):
+    data = build(texts, tmp_path, group="of", validation_every=5, length=256)
+    group_of = {record["text"]: record["of"] for record in records()}
+    sides = {
+        split: [group_of[decoded(rows, row)] for row in range(rows.num_rows)]
+        for split, rows in data.examples["texts"].items()
+    }
+    assert not set(sides["train"]) & set(sides["validation"])
+    assert len(set(sides["train"])) == 6
+    assert set(sides["validation"]) == {"g4"}
+    assert len(sides["train"]) + len(sides["validation"]) == 40
+
+
+def test_parts_of_a_text_are_all_of_it_once_with_its_class_and_side(texts, tmp_path):
+    data = build(texts, tmp_path, is_cut=True, validation_every=4)
+    found = {}
+    for rows in data.examples["texts"].values():
+        whole, batch = "", rows.read(range(rows.num_rows))
+        assert batch["segment_ids"].sum(axis=1).max() == LENGTH
+        for row in range(rows.num_rows):
+            part = decoded(rows, row)
+            assert 0 < len(part) < LENGTH
+            if part.startswith("text "):
+                whole = part
+            else:
+                whole += part
+            found[whole] = "ab"[batch["label"][row]]
+    for record in records():
+        assert found[record["text"]] == record["label"]
+    assert data.truncations() == []
+
+
+def test_the_fields_of_a_row(texts, tmp_path):
+    data = build(texts, tmp_path, validation_every=0)
+    batch = data.examples["texts"]["train"].read([0, 9])
+    text = b"text 0 "
+    ids = [DELIMITER, *text, *[DELIMITER] * (LENGTH - 1 - len(text))]
+    is_text = np.arange(LENGTH) < 1 + len(text)
+    np.testing.assert_array_equal(batch["tokens"][0], ids)
+    np.testing.assert_array_equal(batch["segment_ids"][0], is_text)
+    np.testing.assert_array_equal(batch["positions"][0], np.arange(LENGTH) * is_text)
+    np.testing.assert_array_equal(batch["label"], [0, 1])
+    np.testing.assert_array_equal(batch["loss_mask"], [1, 1])
+    np.testing.assert_array_equal(batch["tokens"][1], [DELIMITER, *b"text 9 xxxxxxxx"])
+    dtypes = {name: field.dtype for name, field in batch.items()}
+    ints = dict.fromkeys(("tokens", "segment_ids", "positions", "label"), np.int32)
+    assert dtypes == {**ints, "loss_mask": np.float32}
+
+
+def test_what_is_truncated_is_counted(texts, tmp_path):
+    data = build(texts, tmp_path)
+    lost = [len(record["text"]) + 1 - LENGTH for record in records()]
+    count, tokens = sum(n > 0 for n in lost), sum(n for n in lost if n > 0)
+    (told,) = data.truncations()
+    assert f"{count:,} of 40 examples" in told
+    assert f"by {tokens:,} tokens" in told
+    assert "data.datasets.texts.is_cut" in told
+    assert build(texts, tmp_path, length=256).truncations() == []
+
+
+def test_of_a_pair_the_longer_text_is_cut_first(tmp_path):
+    lengths = [(2, 3), (40, 3), (3, 40), (40, 40), (6, 40)]
+    path = write_jsonl(
+        tmp_path / "pairs.jsonl",
+        [{"text": "a" * a, "other": "b" * b, "label": "a"} for a, b in lengths],
+    )
+    data = build(path, tmp_path, text_pair="other", validation_every=0)
+    rows = data.examples["texts"]["train"]
+    # Two delimiters leave 14 tokens.
+    kept = [tuple(map(len, rows.text_tokens(row))) for row in range(5)]
+    assert kept == [(2, 3), (11, 3), (3, 11), (7, 7), (6, 8)]
+    batch = rows.read([0])
+    np.testing.assert_array_equal(batch["token_types"][0, :7], [0, 0, 0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(batch["tokens"][0, :7], [DELIMITER, *b"aa", DELIMITER, *b"bbb"])
+
+
+@pytest.mark.parametrize("kind", ["bert_uncased", "roberta_merges", "t5_pieces"])
+@pytest.mark.parametrize("texts", [("War, peace",), ("War, peace", "a law")])
+def test_special_tokens_stand_as_the_tokenizer_puts_them(kind, texts):
+    tokenizer = HuggingFaceTokenizerConfig(path=str(TOKENIZERS / kind)).build()
+    expected = tokenizer.encode_with_specials(*texts)
+    frame = frame_of(tokenizer, num_texts=len(texts))
+    ids, types = list(frame.pieces[0].ids), list(frame.pieces[0].types)
+    for text, type_, piece in zip(texts, frame.types, frame.pieces[1:], strict=True):
+        own = tokenizer.encode(text)
+        ids += [*own, *piece.ids]
+        types += [type_] * len(own) + [*piece.types]
+    np.testing.assert_array_equal(ids, expected.ids)
+    np.testing.assert_array_equal(types, expected.type_ids)
+    assert frame.num_special > 0
+    assert tokenizer.decode([frame.padding_id]) in ("[PAD]", "<pad>")
+
+
+def test_a_row_is_the_same_for_any_number_of_hosts(texts, tmp_path):
+    data = build(texts, tmp_path, is_cut=True, validation_every=3)
+    whole = data.train_loader(seed=3)
+    held_out = data.validation_loaders()["texts"]
+    for hosts in (2, 4):
+        of_hosts = [list(range(host, 8, hosts)) for host in range(hosts)]
+        parts = [(mine, data.train_loader(seed=3, rows=mine)) for mine in of_hosts]
+        for step in (0, 1, 7):  # beyond the first epoch
+            expected = whole.batch(step)
+            for mine, loader in parts:
+                for name, field in loader.batch(step).items():
+                    np.testing.assert_array_equal(field, expected[name][mine], err_msg=name)
+        for mine in of_hosts:
+            loader = data.validation_loaders(rows=mine)["texts"]
+            assert len(loader) == len(held_out)
+            for number, expected in enumerate(held_out):
+                for name, field in loader.batch(number).items():
+                    np.testing.assert_array_equal(field, expected[name][mine], err_msg=name)
+
+
+def test_validation_has_each_row_once_and_the_rest_is_not_scored(texts, tmp_path):
+    data = build(texts, tmp_path, is_cut=True, validation_every=3)
+    rows, loader = data.examples["texts"]["validation"], data.validation_loaders()["texts"]
+    assert rows.num_rows % 8
+    batches = list(loader)
+    whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert len(whole["label"]) == 8 * len(batches)
+    is_scored = whole["loss_mask"] > 0
+    np.testing.assert_array_equal(np.flatnonzero(is_scored), np.arange(rows.num_rows))
+    expected = rows.read(range(rows.num_rows))
+    for name, field in expected.items():
+        np.testing.assert_array_equal(whole[name][is_scored], field, err_msg=name)
+
+
+def test_batches_go_on_where_a_state_says_and_other_rows_are_refused(texts, tmp_path):
+    first = build(texts, tmp_path).train_loader(seed=0)
+    state = json.loads(json.dumps(first.state(3)))
+    build(texts, tmp_path).train_loader(seed=0).check_state(state)
+    for changed in ({"is_cut": True}, {"labels": ("b", "a")}, {"validation_every": 4}):
+        other = build(texts, tmp_path, **changed).train_loader(seed=0)
+        assert isinstance(other, TrainLoader)
+        with pytest.raises(ValueError, match=r"data\.datasets\.texts\.fingerprint"):
+            other.check_state(state)
+
+
+def test_it_is_made_once_and_then_needs_no_source(texts, tmp_path):
+    data = build(texts, tmp_path)
+    (folder,) = data.folders.values()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = build(texts, tmp_path, length=32, is_cut=True)
+    assert again.folders == data.folders
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    write_jsonl(texts, records(41))
+    assert build(texts, tmp_path).folders != data.folders
+    texts.unlink()
+    with pytest.raises(MissingData, match=r"data\.datasets\.texts\.source\.paths: .*no file"):
+        data.config.build()
+    kept = data.config.build(folders=data.folders)
+    for name, field in kept.train_loader(seed=0).batch(0).items():
+        np.testing.assert_array_equal(field, data.train_loader(seed=0).batch(0)[name])
+
+
+def test_a_damaged_folder_is_told(texts, tmp_path):
+    (folder,) = build(texts, tmp_path).folders.values()
+    tokens = folder / "tokens.bin"
+    tokens.write_bytes(tokens.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"data\.datasets\.texts: .*tokens\.bin has .* damaged"):
+        build(texts, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "message"),
+    [
+        ({"label": "c"}, {}, r"label: FILE:3: 'label' is 'c', which is not one of 'a', 'b'; add"),
+        ({"label": None}, {}, r"label: FILE:3: 'label' is None; give text or a whole number"),
+        ({"text": " \n"}, {}, r"text: FILE:3: 'text' is empty; give a text"),
+        ({"text": 7}, {}, r"text: FILE:3: 'text' is a int, not text"),
+        ({"text": "\ud800"}, {}, r"text: FILE:3: 'text' has a lone surrogate"),
+        ({}, {"text": "body"}, r"text: FILE:3: there is no field 'body' \(fields: 'text', 'label'"),
+        ({}, {"group": "who"}, r"group: FILE:3: there is no field 'who'"),
+        ({}, {"text_pair": "other"}, r"text_pair: FILE:3: there is no field 'other'"),
+        (
+            {"label": "soon"},
+            {"labels": None, "label_edges": [3]},
+            r"label: FILE:3: 'label' is 'soon'; give a number",
+        ),
+    ],
+)
+def test_a_record_that_is_wrong_is_told_with_file_and_line(tmp_path, record, options, message):
+    given = records(3)
+    fields = {name: "1" for name in options.values() if isinstance(name, str)}
+    numbers = {"label": 1} if "label_edges" in options else {}
+    rows = [{**fields, **one, **numbers} for one in given]
+    rows[2] = {**given[2], **record}
+    path = tmp_path / "texts.jsonl"
+    lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join([lines[0], lines[1], lines[2]]) + "\n")
+    with pytest.raises(ValueError, match=message.replace("FILE", str(path))) as told:
+        build(path, tmp_path / "root", validation_every=0, **options)
+    assert str(told.value).startswith("data.datasets.texts.")
+    assert not list((tmp_path / "root").glob("texts*")), "nothing half made is left"
+
+
+def read(source):
+    adapter = TypeAdapter(ExamplesDatasetConfig)
+    one = adapter.validate_python({"source": source, "labels": ["a", "b"], "validation_every": 0})
+    return list(one.source.records())
+
+
+def test_every_source_gives_the_same_records(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    fields = [{"text": record["text"], "label": record["label"]} for record in records(3)]
+    write_jsonl(tmp_path / "a.jsonl", fields)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.write((tmp_path / "a.jsonl").read_bytes())
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(fields), tmp_path / "a.parquet")
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ["text", "label"])
+        table.writeheader()
+        table.writerows(fields)
+    lines = ["text\tlabel", *(f"{field['text']}\t{field['label']}" for field in fields)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
+    kinds = {"a.jsonl": "jsonl", "a.jsonl.gz": "jsonl", "a.parquet": "parquet", "a.csv": "table"}
+    for name, kind in {**kinds, "a.tsv": "table"}.items():
+        found = read({"type": kind, "paths": [str(tmp_path / name)]})
+        assert [dict(record.fields) for record in found] == fields, name
+        assert all(str(tmp_path / name) in record.where for record in found)
+
+
+def test_cells_may_have_lines_and_be_long_and_rows_go_by_their_first_line(tmp_path):
+    path = tmp_path / "a.csv"
+    long = "y" * 200_000
+    path.write_text(f'text,label\n"one\ntwo",a\n"{long}",b\nthree,a\n')
+    limit = csv.field_size_limit()
+    found = read({"type": "table", "paths": [str(path)]})
+    assert [record.where for record in found] == [f"{path}:{line}" for line in (2, 4, 5)]
+    assert found[0].fields["text"] == "one\ntwo"
+    assert found[1].fields["text"] == long
+    assert csv.field_size_limit() == limit, "of the process, which others use too"
+
+
+def test_a_field_may_be_another_file_but_none_outside(tmp_path):
+    (tmp_path / "speeches").mkdir()
+    (tmp_path / "speeches" / "one.txt").write_text("all of it\n")
+    path = tmp_path / "a.csv"
+    source = {
+        "type": "table",
+        "paths": [str(path)],
+        "files": {"speech": f"{tmp_path}/speeches/{{file}}.txt"},
+    }
+    path.write_text("file,label\none,a\n")
+    (record,) = read(source)
+    assert record.fields["speech"] == "all of it\n"
+    for cell, message in (
+        ("two", r"a\.csv:2: it names .*two\.txt, and there is no such file"),
+        ("../a", r"a\.csv:2: 'file' is '\.\./a', which names no file below"),
+        ("/etc/passwd", r"which names no file below"),
+    ):
+        path.write_text(f"file,label\n{cell},a\n")
+        with pytest.raises(ValueError, match=message):
+            read(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,label\na,b,c\n", r"a\.csv:2: 3 cells, but 2 fields"),
+        ('text,label\n"a,b\n', r"a\.csv:2: not a row of a table"),
+        ("text,text\na,b\n", r"a\.csv:1: the first line must name each field once"),
+        (b"text,label\na,b\n\xff,b\n", r"a\.csv:3: not UTF-8"),
+    ],
+)
+def test_a_table_that_is_none_is_told_with_its_line(tmp_path, text, message):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message):
+        read({"type": "table", "paths": [str(path)]})
+
+
+def test_classes_of_a_number(tmp_path):
+    path = write_jsonl(
+        tmp_path / "a.jsonl",
+        [{"text": "t", "label": year} for year in (1790, 1860.5, 1861, "1932", 1933, 2020)],
+    )
+    one = dataset(path, labels=None, label_edges=(1861, 1933))
+    assert [example.label for example in one.examples()] == [0, 0, 1, 1, 2, 2]
+    assert one.class_names == ("below 1861", "1861 to 1933", "1933 and above")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": None}, "give labels, the names of the classes, or label_edges"),
+        ({"label_edges": [1]}, "give labels, the names of the classes, or label_edges"),
+        ({"labels": ["a", "a"]}, "labels: a name is given twice"),
+        ({"labels": None, "label_edges": [2, 1]}, "label_edges: give them in ascending order"),
+        ({"is_cut": True, "text_pair": "b"}, "is_cut: a pair of texts is not cut"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(ValidationError, match=message):
+        dataset("a.jsonl", **options)
+
+
+def test_too_few_examples_to_hold_one_out_and_too_short_rows(texts, tmp_path):
+    with pytest.raises(ValueError, match=r"texts\.validation_every: none of the 40 examples is"):
+        build(texts, tmp_path, validation_every=50)
+    with pytest.raises(ValueError, match=r"data\.sequence_length=1 leaves no place for text"):
+        build(texts, tmp_path, length=1)
