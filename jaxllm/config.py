@@ -1,7 +1,7 @@
 """RunConfig: the one typed tree that a YAML file fills. Strict loading, overrides, differences."""
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +19,13 @@ from pydantic import (
 from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.checkpoints.start import RunStart
 from jaxllm.config_errors import alternatives, explain, kind_of
+from jaxllm.cross_checks import CROSS_CHECKS
 from jaxllm.data import DataConfig
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
 from jaxllm.hf.start import HfStart
-from jaxllm.models import DecoderConfig, EncoderConfig, ModelConfig
-from jaxllm.nn.adapters import LoraConfig
+from jaxllm.models import ModelConfig
+from jaxllm.nn.adapters import AdapterConfig
 from jaxllm.objectives import CausalLm, ObjectiveConfig
 from jaxllm.optim import OptimizerConfig
 from jaxllm.parallel.mesh import ParallelConfig
@@ -49,7 +50,7 @@ class RunConfig(Config):
     """Weights to start from, by type; what model leaves out is as there. Null starts anew."""
     model: ModelConfig
     """The network, by type."""
-    adapter: LoraConfig | None = None
+    adapter: AdapterConfig | None = None
     """What is trained beside the weights of init_from, which then stay as they are; null trains
     the weights themselves."""
     data: DataConfig
@@ -102,163 +103,6 @@ class RunConfig(Config):
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def _microbatches_fit(data: DataConfig, training: TrainingConfig) -> Iterator[str]:
-    rows, parts = data.global_batch_size, training.num_microbatches
-    if rows % parts:
-        yield f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
-
-
-def _rows_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
-    try:
-        model.check_length(data.sequence_length, key="data.sequence_length")
-    except ValueError as error:
-        yield str(error)
-
-
-def _schedule_fits(optim: OptimizerConfig, training: TrainingConfig) -> Iterator[str]:
-    try:
-        optim.schedule.check(training.steps)
-    except ValueError as error:
-        yield str(error)
-
-
-def _frozen_weights_are_there(
-    init_from: Any, adapter: LoraConfig | None, training: TrainingConfig
-) -> Iterator[str]:
-    if adapter is not None and training.frozen:
-        yield "training.frozen is given, but with an adapter all other weights stay as they are"
-    key = "adapter" if adapter is not None else "training.frozen"
-    if init_from is None and (adapter is not None or training.frozen):
-        yield (
-            f"{key} is given, but init_from is null: weights that are not trained are not saved "
-            "by the run, and are read from init_from at each start"
-        )
-
-
-def _best_are_scored(checkpoints: CheckpointConfig, evaluation: EvaluationConfig) -> Iterator[str]:
-    scored, saved = evaluation.every, checkpoints.every
-    if checkpoints.keep_best and (scored is None or saved is None or saved % scored):
-        yield (
-            f"checkpoints.keep_best={checkpoints.keep_best} needs the validation loss of "
-            f"every checkpoint, but checkpoints.every={saved} is no multiple of "
-            f"evaluation.every={scored}"
-        )
-
-
-_NETWORKS = {
-    "causal_lm": "decoder",
-    "masked_lm": "encoder",
-    "sequence_classification": "encoder",
-}
-_HEADS = {"masked_lm": "masked_lm", "sequence_classification": "sequence"}
-
-
-def _objective_fits(model: ModelConfig, objective: ObjectiveConfig) -> Iterator[str]:
-    network = _NETWORKS[objective.type]
-    if model.type != network:
-        fitting = [name for name, kind in _NETWORKS.items() if kind == model.type]
-        yield (
-            f"objective.type={objective.type} trains model.type={network}, but model.type="
-            f"{model.type} is given; for this model take objective.type={' or '.join(fitting)}"
-        )
-    elif isinstance(model, EncoderConfig) and model.head != _HEADS[objective.type]:
-        yield (
-            f"objective.type={objective.type} needs model.head={_HEADS[objective.type]}, but it "
-            f"is {model.head}"
-        )
-
-
-def _data_fits(data: DataConfig, objective: ObjectiveConfig) -> Iterator[str]:
-    needs_labels = objective.type == "sequence_classification"
-    for name, dataset in data.datasets.items():
-        if (dataset.type == "examples") != needs_labels:
-            wanted = (
-                "give one of type examples"
-                if needs_labels
-                else "for labelled texts take objective.type=sequence_classification"
-            )
-            yield (
-                f"data.datasets.{name} is of type {dataset.type}, which objective.type="
-                f"{objective.type} does not read; {wanted}"
-            )
-
-
-def _classes_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
-    examples = {name: one for name, one in data.datasets.items() if one.type == "examples"}
-    count = getattr(model, "num_labels", None)
-    for name, one in examples.items():
-        if count is not None and len(one.class_names) != count:
-            yield (
-                f"model.num_labels={count}, but data.datasets.{name} has "
-                f"{len(one.class_names)} classes: {', '.join(one.class_names)}; "
-                f"set model.num_labels={len(one.class_names)}"
-            )
-    alike = {(one.class_names, one.text_pair is None) for one in examples.values()}
-    if len(alike) > 1:
-        yield (
-            f"data.datasets: {' and '.join(examples)} must have the same classes, and all of them "
-            "a text_pair or none"
-        )
-
-
-def _baseline_fits(objective: ObjectiveConfig, evaluation: EvaluationConfig) -> Iterator[str]:
-    if evaluation.baseline is not None and objective.type != "sequence_classification":
-        yield (
-            f"evaluation.baseline={evaluation.baseline} tells classes apart, which objective.type="
-            f"{objective.type} does not; leave it out"
-        )
-
-
-def _text_is_made(
-    model: ModelConfig, evaluation: EvaluationConfig, samples: SampleConfig
-) -> Iterator[str]:
-    if isinstance(model, DecoderConfig):
-        return
-    given = {
-        "samples.every": samples.every is not None,
-        "evaluation.tasks": bool(evaluation.tasks),
-        "evaluation.compare_xz": evaluation.compare_xz,
-    }
-    for key, is_given in given.items():
-        if is_given:
-            yield f"{key} is given, but a model of type {model.type} writes no text; leave it out"
-
-
-def _profile_fits(profile: ProfileConfig, training: TrainingConfig) -> Iterator[str]:
-    if profile.start is not None and profile.start + profile.steps > training.steps:
-        yield (
-            f"profile.start={profile.start} and profile.steps={profile.steps} reach beyond "
-            f"training.steps={training.steps}"
-        )
-
-
-def _compared_text_is_there(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[str]:
-    if evaluation.compare_xz:
-        for name, dataset in data.datasets.items():
-            if dataset.type != "corpus" or not dataset.validation_every:
-                yield (
-                    f"evaluation.compare_xz needs the raw validation text, but "
-                    f"data.datasets.{name} is not of type corpus with validation_every above 0"
-                )
-
-
-# What no section can see by itself; each is given the sections that its parameters name.
-CROSS_CHECKS: tuple[Callable[..., Iterator[str]], ...] = (
-    _microbatches_fit,
-    _rows_fit,
-    _schedule_fits,
-    _frozen_weights_are_there,
-    _best_are_scored,
-    _profile_fits,
-    _compared_text_is_there,
-    _objective_fits,
-    _data_fits,
-    _classes_fit,
-    _baseline_fits,
-    _text_is_made,
-)
 
 
 def _misfits(sections: Mapping[str, Any]) -> Iterator[str]:

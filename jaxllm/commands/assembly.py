@@ -7,9 +7,9 @@ import jax
 import optax
 
 from jaxllm.config import RunConfig
-from jaxllm.data import Data
+from jaxllm.data import Data, Tokenizer
 from jaxllm.data.batch import batch_shapes
-from jaxllm.data.example_rows import example_shapes
+from jaxllm.data.examples import ExamplesConfig
 from jaxllm.data.vocabulary import known_vocab_size
 from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.models.encoder import Encoder
@@ -17,7 +17,7 @@ from jaxllm.nn.adapters import is_adapter
 from jaxllm.nn.param import Nested, param_dict, spec_dict
 from jaxllm.nn.parts import matching, part_like, split
 from jaxllm.nn.stack import fold, fold_specs
-from jaxllm.objectives import CausalLm, SequenceClassification, Vocabulary
+from jaxllm.objectives import CausalLm, Vocabulary
 from jaxllm.objectives.base import Arrange
 from jaxllm.parallel.layouts import (
     Layout,
@@ -28,6 +28,7 @@ from jaxllm.parallel.layouts import (
 )
 from jaxllm.parallel.pipeline import check_pipeline
 from jaxllm.parallel.shard import batch_sharding
+from jaxllm.tasks import Task, task_of
 from jaxllm.training.state import (
     TrainState,
     abstract_with_shardings,
@@ -283,11 +284,35 @@ def lower_step(
 def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the fields of a batch, as the config alone tells them."""
     rows, length = config.data.global_batch_size, config.data.sequence_length
-    examples = [one for one in config.data.datasets.values() if one.type == "examples"]
-    if isinstance(config.objective, SequenceClassification):
-        has_pairs = any(one.text_pair is not None for one in examples)
-        return example_shapes(rows, length, has_pairs=has_pairs)
-    return batch_shapes(rows, length)
+    examples = examples_of(config)
+    return batch_shapes(rows, length) if examples is None else examples.shapes(rows, length)
+
+
+def examples_of(config: RunConfig) -> ExamplesConfig | None:
+    """How examples are read, the same in all datasets of them; None in a run on texts."""
+    for dataset in config.data.datasets.values():
+        if isinstance(dataset, ExamplesConfig):
+            return dataset
+    return None
+
+
+def has_examples(config: RunConfig) -> bool:
+    """Whether a run is on examples, and not on texts."""
+    return examples_of(config) is not None
+
+
+def task(
+    config: RunConfig, parts: Assembly, tokenizer: Tokenizer | None, *, rows: int
+) -> Task | None:
+    """What the run does with examples; None where its loss says all. rows: of a batch."""
+    return task_of(
+        config.objective,
+        parts.model,
+        dataset=examples_of(config),
+        tokenizer=tokenizer,
+        layout=parts.layout,
+        rows=rows,
+    )
 
 
 def arrangement(config: RunConfig, data: Data, *, seed: int) -> Arrange | None:

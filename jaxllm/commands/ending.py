@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.class_scores import ending_lines
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import DataConfig, read_documents
@@ -32,14 +31,14 @@ def write_ending(
     *,
     score: Score | None,
     sample: str,
-    classes: Mapping[str, Any] = MappingProxyType({}),
+    task: Mapping[str, Any] = MappingProxyType({}),
     training_seconds: float,
     wall_seconds: float,
     goodput: Mapping[Kind, float] = MappingProxyType({}),
 ) -> None:
     """Write summary.json, on the first process.
 
-    classes: what is told of classes. training_seconds: in steps alone; wall_seconds: in all; both
+    task: what is told of one. training_seconds: in steps alone; wall_seconds: in all; both
     over all starts of the run, up to what they saved. goodput: all wall time since the first start
     in seconds by kind, lost steps and dead time included.
     """
@@ -50,12 +49,12 @@ def write_ending(
         "steps": config.training.steps,
         "tokens": config.training.steps * tokens_per_step,
         "validation_loss": None if score is None else score.loss,
-        "validation_perplexity": None if score is None or classes else score.perplexity,
+        "validation_perplexity": None if score is None or task else score.perplexity,
         "validation_bits_per_byte": None if score is None else score.bits_per_byte,
         "tokens_per_second": config.training.steps * tokens_per_step / training_seconds,
         "wall_seconds": wall_seconds,
         "sample": sample,
-        **classes,
+        **task,
     }
     if goodput:
         summary["goodput"] = {kind: round(seconds, 3) for kind, seconds in goodput.items()}
@@ -80,7 +79,7 @@ def show_ending(run_dir: Path, console: Console) -> None:
         console.say(f"goodput     {_goodput(summary['goodput'])}")
     if summary["validation_loss"] is not None:
         console.say(f"validation  loss {float(summary['validation_loss']):.4f}")
-    for line in ending_lines(summary):
+    for line in summary.get("told", ()):
         console.say(line)
     if summary["validation_bits_per_byte"] is not None:
         line = f"            {float(summary['validation_bits_per_byte']):.4f} bits per byte"

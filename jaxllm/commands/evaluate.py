@@ -7,8 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxllm.commands.assembly import arrangement
-from jaxllm.commands.class_scores import ClassScores, describe_classes, tells_classes
+from jaxllm.commands.assembly import arrangement, has_examples, task
 from jaxllm.commands.console import Console
 from jaxllm.commands.run_folder import (
     TrainedModel,
@@ -53,10 +52,10 @@ def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[s
     trained = open_model(run_dir, step=step)
     console = Console(is_shown=distributed.is_first())
     config = trained.config.data
-    if data and tells_classes(trained.config):
+    if data and has_examples(trained.config):
         raise ValueError(
-            f"--data: {run_dir} tells classes of texts apart, and these have none; leave it out "
-            "to score the run's own validation sets"
+            f"--data: {place_of(run_dir)} was trained on examples, and these are texts; leave it "
+            "out to score the run's own validation sets"
         )
     if data:
         datasets = {name: _dataset(name) for name in data}
@@ -76,12 +75,12 @@ def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[s
         rows=host_rows(layout, rows),
         arrange=arrangement(trained.config, opened, seed=EVALUATION_SEED),
     )
-    if tells_classes(trained.config):
-        classes = ClassScores(trained.config, trained.parts, rows=rows)
-        predicted = classes.predict(trained.params, sets)
+    doing = task(trained.config, trained.parts, trained.tokenizer, rows=rows)
+    if doing is not None:
+        predicted = doing.predict(trained.params, sets)
         scores = {name: one.score for name, one in predicted.items()}
         for name, one in predicted.items():
-            console.say(f"{name}: {describe_classes(classes.figures([one]).record(''))}")
+            console.say(f"{name}: {doing.figures([one]).describe()}")
     else:
         scores = score_sets(
             make_eval_step(trained.parts.loss, layout),

@@ -149,9 +149,11 @@ def show_rows(console: Console, data: Data, *, seed: int, rows: int) -> None:
 
 
 def _class(batch: Batch, row: int, data: Data) -> str:
-    """What the class of a row of labelled text is called."""
-    names = next(one.class_names for one in data.config.datasets.values() if one.type == "examples")
-    return names[int(batch["label"][row])]
+    """What the class of a row is called, where it has one."""
+    label, names = batch["label"][row], ()
+    for dataset in data.config.datasets.values():
+        names = getattr(dataset, "class_names", names)
+    return names[int(label)] if names and label.ndim == 0 else str(label)
 
 
 def _show_segments(console: Console, batch: Batch, row: int, tokenizer: Tokenizer) -> None:

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import Assembly, arrangement
-from jaxllm.commands.class_scores import class_summary
 from jaxllm.commands.console import Console, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.first_state import starting_state
@@ -201,19 +200,12 @@ def _end(run: Run, saved: SavedState, validation: Validation, clock: Throughput)
         run.config,
         score=validation.latest,
         sample=validation.latest_sample,
-        classes=_classes(run, validation),
+        task=validation.summary(run.data) if distributed.is_first() else {},
         training_seconds=saved.training_seconds_before + clock.training_seconds,
         wall_seconds=saved.wall_seconds,
         goodput=run.goodput.seconds,
     )
     show_ending(run.place.path, run.console)
-
-
-def _classes(run: Run, validation: Validation) -> dict[str, Any]:
-    """What the summary says of classes, on the first process, which writes it."""
-    if validation.latest_classes is None or not distributed.is_first():
-        return {}
-    return class_summary(run.config, run.data, validation.latest_classes)
 
 
 def _stopped(run: Run, stop: StopRequest, step: int, *, is_saved: bool) -> int:

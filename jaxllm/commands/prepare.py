@@ -24,12 +24,15 @@ def prepare(config: RunConfig, *, beam: Sequence[str] | None = None) -> None:
     for name, folder in data.folders.items():
         card = describe_dataset(folder)
         splits = ", ".join(
-            f"{split} {figures['documents']:,} documents, {figures['tokens']:,} tokens"
+            f"{split} {', '.join(f'{figures[key]:,} {key}' for key in _TOLD if key in figures)}"
             for split, figures in card["splits"].items()
         )
         console.say(f"{name}: {folder}\n  {splits}")
     if not data.folders:
         console.say("nothing to prepare: no dataset of this config is made from raw text")
+
+
+_TOLD = ("examples", "documents", "tokens")
 
 
 def beam_options(

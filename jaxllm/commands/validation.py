@@ -1,20 +1,14 @@
 """Scores and samples of a run while it trains, and at its end."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from jaxllm.commands.assembly import Assembly, arrangement
-from jaxllm.commands.class_scores import (
-    ClassScores,
-    class_record,
-    describe_classes,
-    tells_classes,
-)
+from jaxllm.commands.assembly import Assembly, arrangement, task
 from jaxllm.commands.console import Console
 from jaxllm.commands.prompts import document
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
 from jaxllm.evaluation import (
-    ClassFigures,
     Score,
     TaskFigure,
     Tasks,
@@ -29,6 +23,7 @@ from jaxllm.generation import Generator
 from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.nn.param import Nested
 from jaxllm.parallel.shard import host_rows
+from jaxllm.tasks import Figures
 from jaxllm.training.metrics import MetricsWriter
 from jaxllm.training.state import TrainState
 
@@ -68,7 +63,7 @@ class Validation:
             rows=host_rows(parts.layout, self._rows),
             arrange=arrangement(config, data, seed=EVALUATION_SEED),
         )
-        self._classes = ClassScores(config, parts) if tells_classes(config) else None
+        self._task = task(config, parts, data.tokenizer, rows=self._rows)
         self._tokenizer = data.tokenizer
         self._generate = (
             Generator(
@@ -83,7 +78,7 @@ class Validation:
         )
         self._tasks = _tasks(config, parts, data)
         self.latest: Score | None = None
-        self.latest_classes: ClassFigures | None = None
+        self.latest_figures: Figures | None = None
         self._latest_step = -1
         self.latest_sample = ""
 
@@ -148,8 +143,8 @@ class Validation:
     def _score_sets(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
         if not self._sets:
             return {}
-        if self._classes is not None:
-            return self._score_classes(step, params, is_shown=is_shown)
+        if self._task is not None:
+            return self._score_task(step, params, is_shown=is_shown)
         scores = self.score(params)
         self.latest = total(scores.values())
         self._latest_step = step
@@ -157,20 +152,30 @@ class Validation:
             self._console.say(f"step {step}: validation {describe(self.latest)}")
         return evaluation_record(self.latest, scores)
 
-    def _score_classes(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
-        assert self._classes is not None
-        found = self._classes.predict(params, self._sets, on_batch=self._after_batch)
+    def _score_task(self, step: int, params: Nested, *, is_shown: bool) -> dict[str, float]:
+        assert self._task is not None
+        found = self._task.predict(params, self._sets, on_batch=self._after_batch)
         scores = {name: one.score for name, one in found.items()}
-        of_sets = {name: self._classes.figures([one]) for name, one in found.items()}
         self.latest, self._latest_step = total(scores.values()), step
-        self.latest_classes = self._classes.figures(found.values())
-        classes = class_record(self.latest_classes, of_sets)
+        figures = self._task.figures(list(found.values()))
+        self.latest_figures = figures
         if is_shown:
-            told = describe_classes(classes, "validation_")
-            self._console.say(f"step {step}: validation loss {self.latest.loss:.4f}, {told}")
-        record = evaluation_record(self.latest, scores)
-        # The likelihood of a class is no likelihood of text, which perplexity is of.
-        return {key: value for key, value in record.items() if "perplexity" not in key} | classes
+            self._console.say(
+                f"step {step}: validation loss {self.latest.loss:.4f}, {figures.describe()}"
+            )
+        record = evaluation_record(self.latest, scores) | figures.record("validation_")
+        if len(found) > 1:
+            for name, one in found.items():
+                record |= self._task.figures([one]).record(f"validation/{name}/")
+        # The likelihood of an answer is no likelihood of text, which perplexity is of.
+        return {key: value for key, value in record.items() if "perplexity" not in key}
+
+    def summary(self, data: Data) -> dict[str, Any]:
+        """What summary.json says of the task's last figures; nothing without a task."""
+        if self._task is None or self.latest_figures is None:
+            return {}
+        baseline = self._config.evaluation.baseline
+        return self._task.summary(self.latest_figures, data, baseline=baseline)
 
     def _score_tasks(self, step: int, params: Nested) -> dict[str, float]:
         if self._tasks is None:

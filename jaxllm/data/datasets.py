@@ -10,7 +10,7 @@ from jaxllm.data.corpus import CorpusConfig, SplitName
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import read_card
 from jaxllm.data.dataset_weight import Weighted
-from jaxllm.data.examples import ExamplesDatasetConfig
+from jaxllm.data.labelled_texts import LabelledTextsConfig
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
 from jaxllm.storage import as_path, is_remote
@@ -76,7 +76,7 @@ DatasetConfig = Annotated[
     | PreparedDatasetConfig
     | BinDatasetConfig
     | SyntheticDatasetConfig
-    | ExamplesDatasetConfig,
+    | LabelledTextsConfig,
     Field(discriminator="type"),
 ]
 

@@ -1,5 +1,6 @@
 """What stands around the texts of a row: the special tokens that a model expects there."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,14 @@ class Frame(NamedTuple):
     def num_special(self) -> int:
         """How many tokens of a row are no text."""
         return sum(len(piece.ids) for piece in self.pieces)
+
+    def around(self, texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of a row without its filling, and which text of a pair each is of."""
+        ids, types = [self.pieces[0].ids], [self.pieces[0].types]
+        for text, type_, piece in zip(texts, self.types, self.pieces[1:], strict=True):
+            ids += [text, piece.ids]
+            types += [np.full(len(text), type_), piece.types]
+        return np.concatenate(ids), np.concatenate(types)
 
 
 def frame_of(tokenizer: Tokenizer, *, num_texts: int) -> Frame:

@@ -15,6 +15,11 @@ class ExampleRecord:
     fields: Mapping[str, Any]
     where: str
 
+    @property
+    def num_bytes(self) -> int:
+        """About how much was read, by its texts."""
+        return sum(len(value) for value in self.fields.values() if isinstance(value, str | bytes))
+
     def text(self, field: str, *, key: str) -> str:
         """A text. DatasetError, under the key that names the field, if it is none or is empty."""
         value = self._value(field, key=key)

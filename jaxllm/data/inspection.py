@@ -8,8 +8,7 @@ import numpy as np
 
 from jaxllm.data.batch import Batch
 from jaxllm.data.dataset_folder import read_card
-from jaxllm.data.example_folder import CARD, OpenExamples
-from jaxllm.data.parts import SPLITS
+from jaxllm.data.example_folder import CARD, open_examples, read_examples_card
 from jaxllm.data.tokenizer import Tokenizer
 
 
@@ -80,28 +79,23 @@ def describe_dataset(folder: Path | str) -> dict[str, Any]:
 
 
 def _describe_examples(folder: Path) -> dict[str, Any]:
-    opened = OpenExamples(folder)
-    card, sizes = opened.card, (opened.spans[..., 1] - opened.spans[..., 0]).sum(axis=1)
-    of_split = {split: opened.of_split(split) for split in SPLITS}
+    card = read_examples_card(folder)
     return {
         "name": card.name,
         "folder": str(folder),
         "fingerprint": card.fingerprint,
         "tokenizer": card.tokenizer,
-        "dtype": card.dtype,
-        "classes": ", ".join(card.class_names),
         "source_files": len(card.sources),
         "splits": {
             split: {
-                "documents": len(numbers),
-                "tokens": int(sizes[numbers].sum()),
-                "longest": int(sizes[numbers].max()),
+                "examples": table.num_examples,
                 **{
-                    f"of {name}": int((opened.labels[numbers] == number).sum())
-                    for number, name in enumerate(card.class_names)
+                    f"{name} {figure}": int(getattr(column.sizes, what)())
+                    for name, column in table.columns.items()
+                    for figure, what in (("values", "sum"), ("longest", "max"))
+                    if column.sizes.max() > 1
                 },
             }
-            for split, numbers in of_split.items()
-            if len(numbers)
+            for split, table in open_examples(folder).items()
         },
     }

@@ -15,13 +15,10 @@ from jaxllm.data.datasets import (
     PreparedDatasetConfig,
     open_streams,
 )
-from jaxllm.data.example_folder import OpenExamples, holds, prepare_examples
-from jaxllm.data.example_frame import frame_of
-from jaxllm.data.example_rows import ExampleRows
-from jaxllm.data.examples import ExamplesDatasetConfig
+from jaxllm.data.example_folder import holds, open_examples, prepare_examples
+from jaxllm.data.examples import ExampleRows, ExamplesConfig
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.opened import Data
-from jaxllm.data.parts import SPLITS
 from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.remote_files import exists
 from jaxllm.data.shard_cache import tokenizer_folder
@@ -131,7 +128,7 @@ class DataConfig(Config):
                     found[name] = self._tokenise(
                         name, dataset, tokenizer, beam=beam, on_progress=on_progress
                     )
-            elif isinstance(dataset, ExamplesDatasetConfig) and tokenizer is not None:
+            elif isinstance(dataset, ExamplesConfig) and tokenizer is not None:
                 known = folders.get(name)
                 if known is not None and holds(known, dataset, tokenizer):
                     found[name] = as_path(known)
@@ -152,19 +149,14 @@ class DataConfig(Config):
         """Rows by name and split of every dataset of examples that has a folder."""
         found: dict[str, dict[SplitName, ExampleRows]] = {}
         for name, dataset in self.datasets.items():
-            if not isinstance(dataset, ExamplesDatasetConfig) or name not in folders:
+            if not isinstance(dataset, ExamplesConfig) or name not in folders:
                 continue
             assert tokenizer is not None
             with of_dataset(name):
-                opened = OpenExamples(folders[name])
-                frame = frame_of(tokenizer, num_texts=opened.num_texts)
-                rows = {
-                    split: ExampleRows(
-                        opened, split, self.sequence_length, frame=frame, is_cut=dataset.is_cut
-                    )
-                    for split in SPLITS
+                found[name] = {
+                    split: dataset.rows(table, self.sequence_length, tokenizer=tokenizer)
+                    for split, table in open_examples(folders[name]).items()
                 }
-                found[name] = {split: one for split, one in rows.items() if one.num_rows}
         return found
 
     def _streams(
@@ -173,7 +165,7 @@ class DataConfig(Config):
         """Streams by name and split of every dataset that needs no folder, or has one."""
         streams = {}
         for name, dataset in self.datasets.items():
-            if isinstance(dataset, ExamplesDatasetConfig):
+            if isinstance(dataset, ExamplesConfig):
                 continue
             needs_folder = isinstance(dataset, CorpusDatasetConfig | PreparedDatasetConfig)
             if name in folders or not needs_folder:
@@ -192,8 +184,8 @@ class DataConfig(Config):
             return prepare_tokenizer(self.tokenizer, corpora=corpora, root=self.root, seed=seed)
         if corpora:
             raise ValueError("a dataset of type corpus needs a tokenizer: set `data.tokenizer`")
-        if any(isinstance(dataset, ExamplesDatasetConfig) for dataset in self.datasets.values()):
-            raise ValueError("a dataset of type examples needs a tokenizer: set `data.tokenizer`")
+        if any(isinstance(dataset, ExamplesConfig) for dataset in self.datasets.values()):
+            raise ValueError("a dataset of examples needs a tokenizer: set `data.tokenizer`")
         for name, dataset in self.datasets.items():
             if isinstance(dataset, PreparedDatasetConfig):
                 with of_dataset(name):

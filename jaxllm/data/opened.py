@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jaxllm.data.batch import Arrange, unchanged
 from jaxllm.data.corpus import SplitName
-from jaxllm.data.example_rows import ExampleRows
+from jaxllm.data.examples import ExampleRows
 from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.rows import RowSource, TokenRows
 from jaxllm.data.streams import TokenStream

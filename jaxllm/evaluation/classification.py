@@ -27,6 +27,10 @@ class ClassFigures(NamedTuple):
         numbers = self._asdict()
         return {f"{prefix}{name}": numbers[name] for name in self._fields if name != "confusion"}
 
+    def describe(self) -> str:
+        """The most telling ones in a line."""
+        return f"accuracy {self.accuracy:.4f}, macro-F1 {self.macro_f1:.4f}"
+
 
 def class_figures(label_N: np.ndarray, told_N: np.ndarray, *, num_classes: int) -> ClassFigures:
     """The figures of classes that were told, where there is at least one row."""

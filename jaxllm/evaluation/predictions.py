@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxllm.evaluation.perplexity import IN_FLIGHT, Score, ValidationSet
+from jaxllm.evaluation.perplexity import IN_FLIGHT, Score
 from jaxllm.nn.param import bind
 from jaxllm.objectives.base import Batch, LossSums
 from jaxllm.parallel.layouts import Layout
@@ -21,11 +21,13 @@ PredictFn = Callable[[Any, Batch], tuple[LossSums, dict[str, jax.Array]]]
 class Predicted(NamedTuple):
     """The score of a set and what was predicted of each of its rows, in order.
 
-    fields: arrays (N, ...), those of the objective's `predict` and the label of each row.
+    fields: arrays (N, ...), those of the objective's `predict` and its labels. source:
+    the rows, of which the first N are meant.
     """
 
     score: Score
     fields: dict[str, np.ndarray]
+    source: Any
 
 
 def make_predict_step(objective: Any, model: Any, layout: Layout) -> PredictFn:
@@ -33,8 +35,8 @@ def make_predict_step(objective: Any, model: Any, layout: Layout) -> PredictFn:
 
     def step(params: Any, batch: Batch) -> tuple[LossSums, dict[str, jax.Array]]:
         found = objective.predict(bind(model, params), batch, layout=layout)
-        given = {name: batch[name] for name in ("label", "loss_mask")}
-        return objective.sums(found, batch), found | given
+        labels = {name: batch[name] for name in objective.label_fields}
+        return objective.sums(found, batch), found | labels
 
     return jax.jit(step, out_shardings=layout.sharding())
 
@@ -42,13 +44,13 @@ def make_predict_step(objective: Any, model: Any, layout: Layout) -> PredictFn:
 def predict_set(
     step: PredictFn,
     params: Any,
-    batches: ValidationSet,
+    batches: Any,
     *,
     layout: Layout,
     rows: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Predicted:
-    """Predictions of all rows that are scored. on_batch: see `score_sets`."""
+    """Predictions of all rows of `batches.source`. on_batch: see `score_sets`."""
     found: list[tuple[LossSums, dict[str, jax.Array]]] = []
     for batch in batches:
         found.append(step(params, global_batch(layout, batch, rows=rows)))
@@ -57,8 +59,11 @@ def predict_set(
         on_batch()
     sums, parts = zip(*jax.device_get(found), strict=True)
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    is_scored_N = whole.pop("loss_mask") > 0
     score = Score(
-        nll=sum(float(one.nll) for one in sums), num_tokens=int(is_scored_N.sum()), raw_bytes=None
+        nll=sum(float(one.nll) for one in sums),
+        num_tokens=int(sum(float(one.num_tokens) for one in sums)),
+        raw_bytes=None,
     )
-    return Predicted(score, {name: field[is_scored_N] for name, field in whole.items()})
+    # The last batch is filled up.
+    fields = {name: field[: batches.source.num_rows] for name, field in whole.items()}
+    return Predicted(score, fields, batches.source)

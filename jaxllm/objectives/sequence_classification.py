@@ -26,6 +26,11 @@ class SequenceClassification(Config):
         return ("tokens", "segment_ids", "positions", "label", "loss_mask")
 
     @property
+    def label_fields(self) -> tuple[str, ...]:
+        """The fields of a batch that predictions are compared with."""
+        return ("label",)
+
+    @property
     def is_likelihood_of_text(self) -> bool:
         """Whether the sum over a text is its likelihood; of a class it is not."""
         return False

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jaxllm.data import DataConfig, MissingData, TrainLoader
 from jaxllm.data.example_frame import frame_of
-from jaxllm.data.examples import ExamplesDatasetConfig
+from jaxllm.data.labelled_texts import LabelledTextsConfig
 from jaxllm.data.tokenizer import ByteTokenizer, HuggingFaceTokenizerConfig
 
 LENGTH = 16
@@ -37,7 +37,7 @@ def records(count=40, *, groups=7):
 
 def dataset(path, **options):
     given = {"source": {"type": "jsonl", "paths": [str(path)]}, "labels": ("a", "b"), **options}
-    return ExamplesDatasetConfig.model_validate({k: v for k, v in given.items() if v is not None})
+    return LabelledTextsConfig.model_validate({k: v for k, v in given.items() if v is not None})
 
 
 def build(path, root, *, length=LENGTH, **options):
@@ -220,9 +220,9 @@ def test_it_is_made_once_and_then_needs_no_source(texts, tmp_path):
 
 def test_a_damaged_folder_is_told(texts, tmp_path):
     (folder,) = build(texts, tmp_path).folders.values()
-    tokens = folder / "tokens.bin"
+    tokens = folder / "text.bin"
     tokens.write_bytes(tokens.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"data\.datasets\.texts: .*tokens\.bin has .* damaged"):
+    with pytest.raises(ValueError, match=r"data\.datasets\.texts: .*text\.bin has .* damaged"):
         build(texts, tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_a_record_that_is_wrong_is_told_with_file_and_line(tmp_path, record, opt
 
 
 def read(source):
-    adapter = TypeAdapter(ExamplesDatasetConfig)
+    adapter = TypeAdapter(LabelledTextsConfig)
     one = adapter.validate_python({"source": source, "labels": ["a", "b"], "validation_every": 0})
     return list(one.source.records())
 
@@ -343,7 +343,8 @@ def test_classes_of_a_number(tmp_path):
         [{"text": "t", "label": year} for year in (1790, 1860.5, 1861, "1932", 1933, 2020)],
     )
     one = dataset(path, labels=None, label_edges=(1861, 1933))
-    assert [example.label for example in one.examples()] == [0, 0, 1, 1, 2, 2]
+    encoded = [one.encode(record, ByteTokenizer()) for record in one.source.records()]
+    assert [int(example["label"][0]) for (example,) in encoded] == [0, 0, 1, 1, 2, 2]
     assert one.class_names == ("below 1861", "1861 to 1933", "1933 and above")
 
 

@@ -1,0 +1,225 @@
+"""What no section of a config can see by itself: whether sections fit together."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxllm.checkpoints import CheckpointConfig
+from jaxllm.data import DataConfig
+from jaxllm.data.examples import ExamplesConfig
+from jaxllm.evaluation import EvaluationConfig
+from jaxllm.generation import SampleConfig
+from jaxllm.models import (
+    DecoderConfig,
+    EncoderConfig,
+    ModelConfig,
+    TwoTowersConfig,
+    VisionConfig,
+)
+from jaxllm.nn.adapters import AdapterConfig
+from jaxllm.objectives import Contrastive, ImageClassification, ImageText, ObjectiveConfig
+from jaxllm.optim import OptimizerConfig
+from jaxllm.training.profile import ProfileConfig
+from jaxllm.training.step import TrainingConfig
+
+
+def _microbatches_fit(data: DataConfig, training: TrainingConfig) -> Iterator[str]:
+    rows, parts = data.global_batch_size, training.num_microbatches
+    if rows % parts:
+        yield f"training.num_microbatches={parts} does not divide data.global_batch_size={rows}"
+
+
+def _rows_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
+    try:
+        model.check_length(data.sequence_length, key="data.sequence_length")
+    except ValueError as error:
+        yield str(error)
+
+
+def _schedule_fits(optim: OptimizerConfig, training: TrainingConfig) -> Iterator[str]:
+    try:
+        optim.schedule.check(training.steps)
+    except ValueError as error:
+        yield str(error)
+
+
+def _frozen_weights_are_there(
+    init_from: Any, adapter: AdapterConfig | None, training: TrainingConfig
+) -> Iterator[str]:
+    if adapter is not None and training.frozen:
+        yield "training.frozen is given, but with an adapter all other weights stay as they are"
+    key = "adapter" if adapter is not None else "training.frozen"
+    if init_from is None and (adapter is not None or training.frozen):
+        yield (
+            f"{key} is given, but init_from is null: weights that are not trained are not saved "
+            "by the run, and are read from init_from at each start"
+        )
+
+
+def _best_are_scored(checkpoints: CheckpointConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    scored, saved = evaluation.every, checkpoints.every
+    if checkpoints.keep_best and (scored is None or saved is None or saved % scored):
+        yield (
+            f"checkpoints.keep_best={checkpoints.keep_best} needs the validation loss of "
+            f"every checkpoint, but checkpoints.every={saved} is no multiple of "
+            f"evaluation.every={scored}"
+        )
+
+
+# Of each objective: the network that it trains, that network's head if it has several, and the
+# kind of datasets that it reads if these are examples.
+_NETWORKS = {
+    "causal_lm": "decoder",
+    "masked_lm": "encoder",
+    "sequence_classification": "encoder",
+    "image_classification": "vision",
+    "contrastive": "encoder",
+    "image_text": "two_towers",
+}
+_HEADS: dict[str, tuple[str, ...]] = {
+    "masked_lm": ("masked_lm",),
+    "sequence_classification": ("sequence",),
+    "image_classification": ("image",),
+    "contrastive": ("none", "pooler"),
+}
+_EXAMPLES = {"sequence_classification": "labelled_texts"}
+
+
+def _objective_fits(model: ModelConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    network = _NETWORKS[objective.type]
+    if model.type != network:
+        fitting = [name for name, kind in _NETWORKS.items() if kind == model.type]
+        yield (
+            f"objective.type={objective.type} trains model.type={network}, but model.type="
+            f"{model.type} is given; for this model take objective.type={' or '.join(fitting)}"
+        )
+    elif isinstance(model, EncoderConfig | VisionConfig) and model.head not in (
+        heads := _HEADS[objective.type]
+    ):
+        yield (
+            f"objective.type={objective.type} needs model.head={' or '.join(heads)}, but it is "
+            f"{model.head}"
+        )
+
+
+def _batches_are_whole(objective: ObjectiveConfig, training: TrainingConfig) -> Iterator[str]:
+    if isinstance(objective, Contrastive | ImageText) and training.num_microbatches > 1:
+        yield (
+            f"training.num_microbatches={training.num_microbatches}, but objective.type="
+            f"{objective.type} tells each pair from all others of the batch, of which a part has "
+            "fewer; set it to 1, and lower data.global_batch_size or take more devices, or "
+            "model.remat=full, if memory is short"
+        )
+
+
+def _pixels_fit(model: ModelConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    vision = model.vision if isinstance(model, TwoTowersConfig) else model
+    if isinstance(vision, VisionConfig) and isinstance(objective, ImageClassification | ImageText):
+        try:
+            objective.pixels.check_channels(vision.num_channels)
+        except ValueError as error:
+            yield str(error)
+
+
+def _data_fits(data: DataConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    wanted = _EXAMPLES.get(objective.type)
+    for name, dataset in data.datasets.items():
+        kind = dataset.type if isinstance(dataset, ExamplesConfig) else None
+        if kind == wanted:
+            continue
+        fitting = [one for one, read in _EXAMPLES.items() if read == kind]
+        advice = []
+        if wanted is not None:
+            advice.append(f"give one of type {wanted}")
+        if kind is not None:
+            advice.append(f"for this one take objective.type={' or '.join(fitting)}")
+        yield (
+            f"data.datasets.{name} is of type {dataset.type}, which objective.type="
+            f"{objective.type} does not read; {', or '.join(advice)}"
+        )
+
+
+def _examples_are_alike(data: DataConfig) -> Iterator[str]:
+    """All datasets of a run make batches of the same fields, with the same classes."""
+    examples = {n: one for n, one in data.datasets.items() if isinstance(one, ExamplesConfig)}
+    for what in ("class_names", "text_pair"):
+        found = {getattr(one, what, None) for one in examples.values()}
+        if what == "text_pair":
+            found = {field is None for field in found}
+        if len(found) > 1:
+            alike = {
+                "class_names": "the same classes",
+                "text_pair": "all of them a text_pair or none",
+            }
+            yield f"data.datasets: {' and '.join(examples)} must have {alike[what]}"
+
+
+def _classes_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:
+    count = getattr(model, "num_labels", None)
+    for name, one in data.datasets.items():
+        classes = getattr(one, "class_names", None)
+        if count is not None and classes is not None and len(classes) != count:
+            yield (
+                f"model.num_labels={count}, but data.datasets.{name} has {len(classes)} classes: "
+                f"{', '.join(classes)}; set model.num_labels={len(classes)}"
+            )
+
+
+def _baseline_fits(objective: ObjectiveConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    if evaluation.baseline is not None and objective.type != "sequence_classification":
+        yield (
+            f"evaluation.baseline={evaluation.baseline} tells classes apart, which objective.type="
+            f"{objective.type} does not; leave it out"
+        )
+
+
+def _text_is_made(
+    model: ModelConfig, evaluation: EvaluationConfig, samples: SampleConfig
+) -> Iterator[str]:
+    if isinstance(model, DecoderConfig):
+        return
+    given = {
+        "samples.every": samples.every is not None,
+        "evaluation.tasks": bool(evaluation.tasks),
+        "evaluation.compare_xz": evaluation.compare_xz,
+    }
+    for key, is_given in given.items():
+        if is_given:
+            yield f"{key} is given, but a model of type {model.type} writes no text; leave it out"
+
+
+def _profile_fits(profile: ProfileConfig, training: TrainingConfig) -> Iterator[str]:
+    if profile.start is not None and profile.start + profile.steps > training.steps:
+        yield (
+            f"profile.start={profile.start} and profile.steps={profile.steps} reach beyond "
+            f"training.steps={training.steps}"
+        )
+
+
+def _compared_text_is_there(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    if evaluation.compare_xz:
+        for name, dataset in data.datasets.items():
+            if dataset.type != "corpus" or not dataset.validation_every:
+                yield (
+                    f"evaluation.compare_xz needs the raw validation text, but "
+                    f"data.datasets.{name} is not of type corpus with validation_every above 0"
+                )
+
+
+# Each is given the sections that its parameters name, and yields what does not fit.
+CROSS_CHECKS: tuple[Callable[..., Iterator[str]], ...] = (
+    _microbatches_fit,
+    _rows_fit,
+    _schedule_fits,
+    _frozen_weights_are_there,
+    _best_are_scored,
+    _profile_fits,
+    _compared_text_is_there,
+    _objective_fits,
+    _batches_are_whole,
+    _pixels_fit,
+    _data_fits,
+    _examples_are_alike,
+    _classes_fit,
+    _baseline_fits,
+    _text_is_made,
+)
