@@ -103,6 +103,24 @@ def generate(
 
 
 @quiet_libraries()
+def predict(
+    run: _PathLike,
+    source: _PathLike,
+    output: _PathLike,
+    *,
+    keep: Sequence[str] = (),
+    batch_size: int | None = None,
+    step: int | None = None,
+) -> Path:
+    """Write the answer to each record of the file `source` to `output`, a line of JSON each."""
+    from jaxllm.commands.predict import predict
+
+    return predict(
+        os.fspath(run), Path(source), Path(output), keep=keep, batch_size=batch_size, step=step
+    )
+
+
+@quiet_libraries()
 def import_model(source: _PathLike, run: _PathLike, *overrides: _Override) -> "Run":
     """Make a run folder of a published model: a Hugging Face folder or a .gguf file."""
     from jaxllm.commands.convert import import_model

@@ -228,6 +228,36 @@ def generate(
     )
 
 
+@app.command()
+def predict(
+    run: RunArgument,
+    source: Annotated[
+        Path,
+        typer.Option("--input", metavar="FILE", help="Records: .jsonl, .csv, .tsv or .parquet."),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="Answers, a line of JSON a record, in order.")
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Copy this field of each record; repeatable."),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest rows in a batch; default that of training."),
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint; default the newest.")] = None,
+) -> None:
+    """Answer every record of a file: its class, spans, translation or embedding.
+
+    Stopped, the same command goes on behind the last answers that it wrote.
+    """
+    _exit_on_sigterm()
+    from jaxllm.commands.predict import predict
+
+    predict(run, source, output, keep=keep or (), batch_size=batch_size, step=step)
+
+
 @app.command("import")
 def import_model(
     source: Annotated[

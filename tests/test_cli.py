@@ -62,7 +62,7 @@ def test_help_imports_neither_jax_nor_the_config():
     assert shown.returncode == 0, shown.stderr
     *text, loaded = shown.stdout.splitlines()
     assert loaded == "[]"
-    for verb in ("prepare", "train", "evaluate", "generate", "report", "inspect", "schema"):
+    for verb in ("prepare", "train", "evaluate", "generate", "predict", "report", "inspect", "schema"):
         assert any(line.split()[:1] == [verb] for line in text), verb
 
 

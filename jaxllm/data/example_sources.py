@@ -1,5 +1,6 @@
 """Where labelled texts come from: JSON lines, tables, Parquet files, and TFDS datasets."""
 
+import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,21 @@ def _parsed(line: bytes, where: str) -> ExampleRecord:
     if not isinstance(value, dict):
         raise DatasetError(PATHS, f"{where}: not a JSON object but a {type(value).__name__}")
     return ExampleRecord(value, where)
+
+
+def source_of(path: Path) -> "ExampleSourceConfig":
+    """The source that a file is, by its name. ValueError for one of another kind, or none."""
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    plain_name = path.name.removesuffix(".gz").removesuffix(".zst")
+    paths = (glob.escape(str(path)),)
+    if plain_name.endswith((".jsonl", ".ndjson")):
+        return JsonlExamplesConfig(paths=paths)
+    if plain_name.endswith((".csv", ".tsv", ".tab")):
+        return TableExamplesConfig(paths=paths)
+    if path.suffix == ".parquet":
+        return ParquetExamplesConfig(paths=paths)
+    raise ValueError(f"{path}: give a file named .jsonl, .csv, .tsv (also .gz, .zst) or .parquet")
 
 
 class ParquetExamplesConfig(Config):

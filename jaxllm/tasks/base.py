@@ -84,10 +84,14 @@ class Task:
         assert baseline is None, "the config's cross-checks come first"
         return figures.record("") | {"told": [figures.describe()]}
 
-    def outputs(self, params: Nested, batch: Batch) -> dict[str, np.ndarray]:
-        """What the model makes of the rows of a batch, (B, ...) by name, on every process."""
+    def begin(self, params: Nested, batch: Batch) -> Any:
+        """Give the devices the rows of a batch, and go on while they work."""
         whole = global_batch(self._layout, batch, rows=len(batch["example_index"]))
-        return jax.device_get(self._step(params, whole))
+        return self._step(params, whole)
+
+    def outputs(self, begun: Any) -> dict[str, np.ndarray]:
+        """What the model made of the rows of a batch, (B, ...) by name; waits for the devices."""
+        return jax.device_get(begun)
 
     def answer(
         self, parts: Sequence[Mapping[str, np.ndarray]], rows: ExampleRows, numbers: Sequence[int]
