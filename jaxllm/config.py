@@ -193,8 +193,11 @@ def _fields_of(model: Mapping[str, Any]) -> Iterable[str]:
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
-        is_section = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if is_section else value
+        there = merged.get(key)
+        is_section = isinstance(value, Mapping) and isinstance(there, Mapping)
+        # Of another kind, as of rope_scaling, nothing is left of what was there.
+        is_same_kind = is_section and value.get("type", there.get("type")) == there.get("type")
+        merged[key] = _merged(there, value) if is_same_kind else value
     return merged
 
 
@@ -210,6 +213,14 @@ def parse_config(raw: Mapping[str, Any], *, origin: str) -> RunConfig:
         raise ValueError(
             f"{origin}: {count} in the config\n" + "\n".join(f"  {p}" for p in problems)
         ) from None
+
+
+def with_data(config: RunConfig, data: DataConfig) -> RunConfig:
+    """The config with what the data told, once it was read; ValueError where that does not fit."""
+    if data == config.data:
+        return config
+    raw = {**config.model_dump(mode="json"), "data": data.model_dump(mode="json")}
+    return parse_config(raw, origin="with what the data tells")
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

@@ -1,10 +1,11 @@
-"""Chat templates of three well-known shapes, and what transformers makes of conversations."""
+"""Chat templates of well-known shapes, and what transformers makes of conversations."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
+from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 CHATML = """\
@@ -91,7 +92,34 @@ HEADERS = """\
 {%- if tools is not none %}{{ tools | map(attribute='name') | join(',') }}{% endif %}
 """
 
-TEMPLATES = {"chatml": CHATML, "inst": INST, "headers": HEADERS}
+BARS = """\
+{% for message in messages %}
+{% if message['role'] == 'user' %}
+{{ '<|user|>\\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'system' %}
+{{ '<|system|>\\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\\n'  + message['content'] + eos_token }}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+{% endif %}
+{% endfor %}
+"""
+
+TURNS = """\
+{{ bos_token }}{% if messages[0].role == 'system' -%}
+    {% set first, rest = messages[0].content + '\\n\\n', messages[1:] -%}
+{% else %}{% set first, rest = '', messages %}{% endif -%}
+{% for message in rest -%}
+    {% set role = 'model' if message.role == 'assistant' else message.role -%}
+    <start_of_turn>{{ role ~ '\\n' ~ (first if loop.first else '') ~ message.content | trim -}}
+    <end_of_turn>{{ '\\n' -}}
+{% endfor -%}
+{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif -%}
+"""
+
+TEMPLATES = {"chatml": CHATML, "inst": INST, "headers": HEADERS, "bars": BARS, "turns": TURNS}
 SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -137,6 +165,32 @@ def record_chats(path: Path) -> None:
     }
     content = {"templates": TEMPLATES, "specials": SPECIALS, "chats": CHATS, "results": results}
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+TOKENIZERS = ("json_bytelevel", "llama_pieces", "gemma_pieces")
+TRAINED_ON = ("system", "no_tools", "awkward", "tools", "many", "reasoned")
+
+
+def record_chat_tokens(path: Path, tokenizers: Path) -> None:
+    """Writes the ids of conversations, and which of them a template marks as the assistant's.
+
+    tokenizers: the folder of their folders.
+    """
+    results: dict[str, Any] = {}
+    for kind in TOKENIZERS:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizers / kind)
+        for name in ("chatml", "inst"):
+            for chat in TRAINED_ON:
+                encoded = tokenizer.apply_chat_template(
+                    CHATS[chat]["messages"],
+                    tools=CHATS[chat].get("tools"),
+                    chat_template=TEMPLATES[name],
+                    return_dict=True,
+                    return_assistant_tokens_mask=True,
+                )
+                found = {"ids": encoded["input_ids"], "scored": encoded["assistant_masks"]}
+                results.setdefault(kind, {}).setdefault(name, {})[chat] = found
+    path.write_text(json.dumps(results), encoding="utf-8")
 
 
 def _render(source: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from hf_reference_case import Case
-from hf_reference_cases import CASES
+from hf_reference_cases import CASES, LOSSES
 from hf_reference_greedy import continuations
 from hf_reference_legacy import legacy_config
 from hf_reference_models import (
@@ -145,7 +145,8 @@ def main() -> None:
     """Reads the command line and records the cases it names, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--case", nargs="*", choices=sorted(CASES), default=list(CASES))
+    known = CASES | LOSSES
+    parser.add_argument("--case", nargs="*", choices=sorted(known), default=list(CASES))
     parser.add_argument("--checkpoints", type=Path, help="keep the model folders here")
     arguments = parser.parse_args()
     quiet()
@@ -153,7 +154,7 @@ def main() -> None:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             folder = (arguments.checkpoints or Path(scratch)) / name
-            record(CASES[name], folder, arguments.out / name)
+            record(known[name], folder, arguments.out / name)
         size = sum(path.stat().st_size for path in (arguments.out / name).iterdir())
         print(f"{name}: {size / 1024:.0f} KB, {time.perf_counter() - start:.1f} s", flush=True)
 

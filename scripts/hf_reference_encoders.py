@@ -37,6 +37,20 @@ TEXT_ENCODERS = {
     "roberta_model": encoder("RobertaModel", "text_model", ROBERTA),
 }
 
+# Other losses of the same head; recorded in a folder of their own (--out tests/golden/hf_losses).
+LOSSES = {
+    "bert_multi_label": encoder(
+        "BertForSequenceClassification",
+        "multi_label",
+        BERT | {"num_labels": 4, "problem_type": "multi_label_classification"},
+    ),
+    "roberta_regression": encoder(
+        "RobertaForSequenceClassification",
+        "regression",
+        ROBERTA | {"num_labels": 1, "problem_type": "regression"},
+    ),
+}
+
 CLIP_TEXT = SIZES | {"vocab_size": 97, "max_position_embeddings": 24, "projection_dim": 20}
 CLIP_VISION = SIZES | {"hidden_size": 40, "num_attention_heads": 4, "num_hidden_layers": 2}
 CLIP_VISION |= {"image_size": 24, "patch_size": 8, "projection_dim": 20}

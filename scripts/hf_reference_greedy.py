@@ -23,7 +23,7 @@ def continuations(model: Any, lengths: tuple[int, ...]) -> dict[str, np.ndarray]
         margin = min(gap for _, gap in answers)
         if margin > MARGIN:
             return {
-                "greedy_prompts": _padded(prompts),
+                "greedy_prompts": padded(prompts),
                 "greedy_prompt_lengths": np.array(lengths, np.int32),
                 "greedy": np.array([tokens for tokens, _ in answers], np.int32),
                 "greedy_margin": np.array(margin),
@@ -51,7 +51,8 @@ def _continue(model: Any, prompt: Tensor) -> tuple[list[int], float]:
     return chosen, margin
 
 
-def _padded(prompts: list[np.ndarray]) -> np.ndarray:
+def padded(prompts: list[np.ndarray]) -> np.ndarray:
+    """Rows of ids, filled with zeros."""
     table = np.zeros((len(prompts), max(map(len, prompts))), np.int32)
     for row, prompt in zip(table, prompts, strict=True):
         row[: len(prompt)] = prompt

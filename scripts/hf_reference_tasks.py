@@ -85,6 +85,16 @@ def token_labels(config: Any) -> Batch:
     return batch | {"labels": classes.masked_fill(batch["attention_mask"] == 0, IGNORED)}
 
 
+def flagged_texts(config: Any) -> Batch:
+    """A yes or no for each class of each text."""
+    return encoder_texts(config) | {"labels": labels((3, config.num_labels), 2).float()}
+
+
+def numbered_texts(config: Any) -> Batch:
+    """A number for each text."""
+    return encoder_texts(config) | {"labels": torch.tensor([0.5, -1.25, 3.0])}
+
+
 def spans(config: Any) -> Batch:
     """Where the answer begins and ends in each text.
 
@@ -210,6 +220,8 @@ TASKS = {
         lambda config: encoder_texts(config) | {"labels": labels((3,), config.num_labels)},
         run_encoder,
     ),
+    "multi_label": Task(flagged_texts, run_encoder),
+    "regression": Task(numbered_texts, run_encoder),
     "token": Task(token_labels, run_encoder),
     "question_answering": Task(spans, run_encoder),
     "text_model": Task(encoder_texts, run_headless),

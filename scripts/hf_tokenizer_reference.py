@@ -8,9 +8,10 @@ folder that --out names: the files as a
 model's folder has them, and reference.json with what transformers makes of awkward texts (tiktoken
 itself, where transformers would have to run a model's own code). Nothing is downloaded: the
 vocabularies are trained on the sentences in hf_tokenizer_training.py. chat_templates.json has
-renderings of the templates in hf_chat_reference.py. The training of some kinds numbers tokens
-otherwise each time, so with --files transformers is asked about the files that are there under the
-names of the kinds, and not about those that were just made.
+renderings of the templates in hf_chat_reference.py, chat_tokens.json ids of some of them. The
+training of some kinds numbers tokens otherwise each time, so with --files transformers is asked
+about the files that are there under the names of the kinds, and not about those that were just
+made.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import os
 import shutil
 from pathlib import Path
 
-from hf_chat_reference import record_chats
+from hf_chat_reference import record_chat_tokens, record_chats
 from hf_tokenizer_answers import PAIRS, TEXTS, transformers_reference
 from hf_tokenizer_kinds import FOLDERS, write_json
 
@@ -41,6 +42,7 @@ def main() -> None:
     (out / "texts.json").write_text(json.dumps({"texts": TEXTS, "pairs": PAIRS}, indent=0))
     if "chat_templates" in wanted:
         record_chats(out / "chat_templates.json")
+        record_chat_tokens(out / "chat_tokens.json", given.files or GOLDEN)
     for kind in wanted:
         if kind in FOLDERS:
             folder = out / kind

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.data.batch import make_batch
-from jaxllm.models import DecoderConfig, EncoderConfig
+from jaxllm.models import DecoderConfig, EncoderConfig, EncoderDecoderConfig, VisionConfig
 from jaxllm.nn.param import bind, spec_dict
 
 VOCAB = 64
@@ -79,6 +79,21 @@ def bert(**changes):
     """An encoder with two token types and the head of masked tokens."""
     sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 48, "max_length": 40}
     return EncoderConfig.model_validate(sizes | changes)
+
+
+def vit(**changes):
+    """An encoder of pictures of four patches, with five classes."""
+    sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 48}
+    sizes |= {"image_size": 8, "patch_size": 4, "head": "image", "num_labels": 5}
+    return VisionConfig.model_validate(sizes | changes)
+
+
+def t5(**changes):
+    """An encoder-decoder as T5 1.1 has it, the decoder deeper and with other heads."""
+    sizes = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 48, "head_dim": 8}
+    sizes |= {"num_decoder_layers": 2, "num_decoder_heads": 2, "num_buckets": 8}
+    options = {"activation": "gelu", "max_distance": 12}
+    return EncoderDecoderConfig.model_validate(sizes | options | changes)
 
 
 def abstract(model_config):

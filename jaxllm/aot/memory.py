@@ -1,6 +1,5 @@
 """Where a program's HBM goes, and the compiler's words when there is too little of it."""
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxllm.aot.hlo import HBM, Computation, Instruction, Module
+from jaxllm.nn.param import num_bytes
 
 _OUT_OF_HBM = re.compile(
     r"(?:required for HLO temporaries \(|Used )([\d.]+)([KMGT]?)(?:i?B)?\)?"
@@ -50,7 +50,7 @@ class MemoryParts:
 def local_bytes(tree: Any) -> int:
     """Bytes on one device of abstract arrays with shardings, without those in host memory."""
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        num_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
         for leaf in jax.tree.leaves(tree)
         if "host" not in (leaf.sharding.memory_kind or "")
     )

@@ -1,5 +1,6 @@
 """Training that starts from the weights of another run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,13 @@ class RunStart(Config):
     def check(self, abstract: Any) -> None:
         """ValueError for a run without that checkpoint, or of another architecture."""
         raw = self._config()
-        if raw.get("adapter") or raw["training"].get("frozen"):
+        adapter = raw.get("adapter") or {}
+        if adapter.get("type") == "bottleneck":
+            raise ValueError(
+                f"init_from.path: {self.path} has bottleneck adapters, which are no part of another "
+                f"network; start from {raw['init_from']['path']}, as it did"
+            )
+        if adapter or raw["training"].get("frozen"):
             raise ValueError(
                 f"init_from.path: {self.path} saved only what it trained, beside the weights of "
                 f"{raw['init_from']['path']}; write both as one model (jaxllm export {self.path} "
@@ -38,13 +45,25 @@ class RunStart(Config):
             step = self._step(store)
             store.check_shapes(step, "params", self._item(store, step, abstract))
 
-    def weights(self, abstract: Any) -> Any:
-        """The weights in the shapes and shardings of `abstract`. ValueError as `check`."""
+    def weights(
+        self, abstract: Any, *, convert: Callable[[str, jax.Array], Any] | None = None
+    ) -> Any:
+        """The weights in the shapes and shardings of `abstract`. ValueError as `check`.
+
+        convert: what is made of each, of its dotted path and itself, one after the other; None
+        leaves them.
+        """
         with CheckpointStore(self._folder() / "checkpoints") as store:
             step = self._step(store)
             saved = store.restore(step, "params", self._item(store, step, abstract))
         jax.block_until_ready(saved)
-        return saved.get("ema", saved["weights"])
+        chosen = saved.pop("ema", saved["weights"])
+        del saved
+        if convert is None:
+            return chosen
+        return jax.tree.map_with_path(
+            lambda path, leaf: convert(".".join(str(key.key) for key in path), leaf), chosen
+        )
 
     def _config(self) -> dict[str, Any]:
         file = self._folder() / "config.yaml"

@@ -10,14 +10,15 @@ from jaxllm.config import RunConfig
 from jaxllm.data import Data, Tokenizer
 from jaxllm.data.batch import batch_shapes
 from jaxllm.data.examples import ExamplesConfig
-from jaxllm.data.vocabulary import known_vocab_size
-from jaxllm.models import Decoder, DecoderConfig
+from jaxllm.data.vocabulary import known_kinds, known_vocab_size
+from jaxllm.models import Decoder, DecoderConfig, EncoderDecoderConfig
 from jaxllm.models.encoder import Encoder
 from jaxllm.nn.adapters import is_adapter
 from jaxllm.nn.param import Nested, param_dict, spec_dict
 from jaxllm.nn.parts import matching, part_like, split
+from jaxllm.nn.quantised import unquantised, with_placed_scales
 from jaxllm.nn.stack import fold, fold_specs
-from jaxllm.objectives import CausalLm, Vocabulary
+from jaxllm.objectives import CausalLm, PrefixLm, SpanCorruption, Vocabulary
 from jaxllm.objectives.base import Arrange
 from jaxllm.parallel.layouts import (
     Layout,
@@ -60,7 +61,7 @@ class Assembly(NamedTuple):
     @property
     def num_params(self) -> int:
         """Number of weights."""
-        return sum(math.prod(spec.shape) for spec in jax.tree.leaves(self.specs))
+        return sum(math.prod(spec.shape) for spec in jax.tree.leaves(unquantised(self.specs)))
 
     @property
     def num_trained_params(self) -> int:
@@ -70,23 +71,28 @@ class Assembly(NamedTuple):
     @property
     def num_active_params(self) -> int:
         """Weights that a token meets: of experts, as many as it chooses."""
-        return sum(self.model.config.active_size(spec) for _, spec in weight_items(self.specs))
+        specs = unquantised(self.specs)
+        return sum(self.model.config.active_size(spec) for _, spec in weight_items(specs))
 
     @property
     def num_matmul_params(self) -> int:
-        """Weights that a token is multiplied by: a tied embedding, but no looked-up one.
+        """Weights that a token is multiplied by, of all halves and towers together."""
+        return sum(self.matmul_sizes.values())
 
-        Of experts, as many as a token chooses.
+    @property
+    def matmul_sizes(self) -> dict[str, int]:
+        """Path of each weight that tokens are multiplied by -> how many of its numbers one meets.
+
+        A tied embedding is among them, but no looked-up one; of experts, those a token chooses.
         """
         is_tied = getattr(self.model, "out", None) is None
         if isinstance(self.model, Encoder):
             is_tied = self.model.vocabulary_head is not None
-        size = 0
-        for path, spec in weight_items(self.specs):
-            is_matmul = spec.role in ("hidden", "output") or (is_tied and path == "embed.table")
-            if is_matmul:
-                size += self.model.config.active_size(spec)
-        return size
+        return {
+            path: self.model.config.active_size(spec)
+            for path, spec in weight_items(self.specs)
+            if spec.role in ("hidden", "output") or (is_tied and path == "embed.table")
+        }
 
 
 def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) -> Layout:
@@ -103,12 +109,18 @@ def check_devices(config: RunConfig, devices: list[jax.Device] | None = None) ->
     check_length(layout, config.data.sequence_length, key="data.sequence_length")
     for num_layers in config.model.stack_depths:
         check_pipeline(layout, num_layers=num_layers, rows=rows // parts)
-    if not isinstance(config.model, DecoderConfig) and layout.degree("length") > 1:
-        raise ValueError(
-            f"parallel.context cuts rows for decoders only, and model.type is {config.model.type}; "
-            "set parallel.context=1"
-        )
     objective = config.objective
+    if layout.degree("length") > 1:
+        if not isinstance(config.model, DecoderConfig):
+            raise ValueError(
+                "parallel.context cuts rows for decoders only, and model.type is "
+                f"{config.model.type}; set parallel.context=1"
+            )
+        if isinstance(objective, PrefixLm):
+            raise ValueError(
+                "parallel.context cuts rows, and objective.type=prefix_lm has prefixes that are "
+                "seen as a whole; set parallel.context=1"
+            )
     num_chunks = objective.num_chunks if isinstance(objective, CausalLm) else 1
     chunks = num_chunks * layout.degree("length")
     if config.data.sequence_length % chunks:
@@ -137,7 +149,9 @@ def stated_vocab_size(config: RunConfig) -> int:
 def known_num_ids(config: RunConfig) -> int | None:
     """Ids of data and objective, as far as the config alone says."""
     size = known_vocab_size(config.data)
-    return None if size is None else config.objective.num_ids(Vocabulary(size, ()))
+    if size is None:
+        return None
+    return config.objective.num_ids(Vocabulary(size, *known_kinds(config.data)))
 
 
 def check_sizes(config: RunConfig, layout: Layout) -> None:
@@ -159,7 +173,8 @@ def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = jax.eval_shape(lambda key: network(config, key, vocab_size), key)
     specs = fold_specs(spec_dict(model), layout.pipeline.num_rounds if layout.pipeline else 1)
-    check_weights(layout, specs)
+    check_weights(layout, unquantised(specs))
+    specs = with_placed_scales(layout, specs)
     trained, frozen = _parts(config, specs)
     check_weights(layout.for_optimizer(), trained)
     optimizer = config.optim.build(trained, total_steps=config.training.steps)
@@ -207,9 +222,9 @@ def _parts(config: RunConfig, specs: Nested) -> tuple[Nested, Nested | None]:
             )
     else:
         trained = {path for path in paths if is_adapter(path)}
-        trained |= matching(
-            config.adapter.also_trained, paths - trained, key="adapter.also_trained"
-        )
+        # Scales of quantised weights are no weights, and no pattern matches them.
+        own = {path for path, _ in weight_items(unquantised(specs))} - trained
+        trained |= matching(config.adapter.also_trained, own, key="adapter.also_trained")
     if trained == paths:
         return specs, None
     return split(specs, trained)
@@ -285,7 +300,24 @@ def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the fields of a batch, as the config alone tells them."""
     rows, length = config.data.global_batch_size, config.data.sequence_length
     examples = examples_of(config)
-    return batch_shapes(rows, length) if examples is None else examples.shapes(rows, length)
+    fields = batch_shapes(rows, length) if examples is None else examples.shapes(rows, length)
+    if isinstance(config.objective, PrefixLm | SpanCorruption):
+        return config.objective.arranged(fields)
+    return fields
+
+
+def flops_per_token(config: RunConfig, parts: Assembly) -> float:
+    """Forward and backward FLOPs of a row over its data.sequence_length tokens."""
+    length, model = config.data.sequence_length, config.model
+    if not isinstance(model, EncoderDecoderConfig):
+        return model.flops_per_token(parts.num_matmul_params, length)
+    fields = abstract_batch(config)
+    # Where rows are divided on the device, both parts are filled up to the whole.
+    source, target = (
+        fields[name].shape[1] if name in fields else length
+        for name in ("encoder_tokens", "targets")
+    )
+    return model.flops_per_row(parts.matmul_sizes, source=source, target=target) / length
 
 
 def examples_of(config: RunConfig) -> ExamplesConfig | None:
@@ -312,6 +344,8 @@ def task(
         tokenizer=tokenizer,
         layout=parts.layout,
         rows=rows,
+        length=config.data.sequence_length,
+        search=config.evaluation.search,
     )
 
 
@@ -329,4 +363,4 @@ def num_ids(config: RunConfig, data: Data) -> int:
 
 
 def _vocabulary(data: Data) -> Vocabulary:
-    return Vocabulary(data.vocab_size, *data.kinds)
+    return Vocabulary(data.vocab_size, *data.kinds, delimiter_id=data.delimiter_id)

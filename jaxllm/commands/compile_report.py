@@ -10,7 +10,7 @@ from jaxllm.aot.memory import local_bytes, memory_parts
 from jaxllm.aot.prediction import Prediction, predict
 from jaxllm.aot.report import BufferLine, Report
 from jaxllm.aot.topology import PINNED_LIBTPU, Topology, compiler_versions
-from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.assembly import Assembly, flops_per_token
 from jaxllm.config import RunConfig
 from jaxllm.hardware import find_chip
 
@@ -89,6 +89,5 @@ def _mfu(config: RunConfig, parts: Assembly, tokens: int, seconds: float) -> flo
     devices = parts.layout.mesh.devices
     chip = find_chip(devices.flat[0].device_kind)
     assert chip is not None, devices.flat[0].device_kind
-    length = config.data.sequence_length
-    flops = tokens * config.model.flops_per_token(parts.num_matmul_params, length)
+    flops = tokens * flops_per_token(config, parts)
     return flops / (seconds * chip.peak_flops * devices.size)

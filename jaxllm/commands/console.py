@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.assembly import Assembly, flops_per_token
 from jaxllm.commands.notebook_bar import NotebookBar
 from jaxllm.config import RunConfig, non_defaults
 from jaxllm.data import Data
@@ -164,7 +164,7 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
     lines = [
         f"model       "
         f"{params_words(parts.num_params, parts.num_active_params, parts.num_trained_params)}, "
-        f"{config.model.num_layers} layers, vocabulary {parts.model.vocab_size:,}, {dtype} compute",
+        f"{config.model.num_layers} layers, {_vocabulary(parts)}{dtype} compute",
         f"data        {_plan(config, data)}",
         f"expected    {_expected_time(config, parts)} of training on "
         f"{len(parts.layout.mesh.devices.flat)} x {device.device_kind}",
@@ -174,6 +174,12 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
         "settings    " + _settings(config),
     ]
     return "\n".join(lines)
+
+
+def _vocabulary(parts: Assembly) -> str:
+    """Of a model that reads tokens."""
+    size = parts.model.vocab_size
+    return f"vocabulary {size:,}, " if size else ""
 
 
 def _settings(config: RunConfig) -> str:
@@ -215,11 +221,10 @@ def _plan_of_examples(config: RunConfig, data: Data) -> str:
 
 def _expected_time(config: RunConfig, parts: Assembly) -> str:
     """The model's FLOPs over what its devices usually reach; measured steps refine it later."""
-    length = config.data.sequence_length
-    tokens = config.training.steps * config.data.global_batch_size * length
-    per_token = config.model.flops_per_token(parts.num_matmul_params, length)
+    rows = config.training.steps * config.data.global_batch_size
+    flops = rows * config.data.sequence_length * flops_per_token(config, parts)
     speed = usual_flops(list(parts.layout.mesh.devices.flat))
-    return "an unknown time" if speed is None else f"about {duration(tokens * per_token / speed)}"
+    return "an unknown time" if speed is None else f"about {duration(flops / speed)}"
 
 
 def step_shower(

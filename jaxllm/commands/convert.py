@@ -24,6 +24,7 @@ from jaxllm.commands.run_folder import (
     TrainedModel,
     open_model,
     place_of,
+    read_config,
     read_published_config,
     write_text,
 )
@@ -40,9 +41,11 @@ from jaxllm.hf.registry import families, family_that_expresses
 from jaxllm.hf.start import HfStart
 from jaxllm.hf.tokenizer import find_tokenizer, write_tokenizer
 from jaxllm.hf.weights import num_bytes_read
-from jaxllm.models import DecoderConfig
-from jaxllm.nn.adapters import merged
+from jaxllm.models import DecoderConfig, with_vocabulary
+from jaxllm.nn.adapters import LoraConfig, merged
+from jaxllm.nn.bottleneck import BottleneckConfig
 from jaxllm.nn.param import Nested, spec_dict
+from jaxllm.nn.quantised import dequantised
 from jaxllm.package_paths import located
 from jaxllm.storage import is_remote, text_of
 
@@ -192,8 +195,8 @@ def _complete_or_none(out: Path) -> Iterator[Path]:
 def export_model(run: str | Path, out: Path, *, step: int | None, dtype: str) -> None:
     """Write a run's weights (the averaged ones, if it has them) as a folder of Hugging Face.
 
-    run: a folder, or gs://. Adapters are merged into the weights. ValueError for a network that no
-    published family has, or an `out` that is not empty or not local.
+    run: a folder, or gs://. Low-rank adapters are merged into the weights. ValueError for a network
+    that no published family has, or an `out` that is not empty or not local.
     """
     with _to_export(run, out) as run_dir:
         _export(run_dir, out, step=step, dtype=dtype)
@@ -206,7 +209,18 @@ def _to_export(run: str | Path, out: Path) -> Iterator[Path]:
     check_empty(out)
     _remove_partial(out)
     with open_to_read(run) as run_dir:
+        _check_adapter(run_dir)
         yield run_dir
+
+
+def _check_adapter(run_dir: Path) -> None:
+    """ValueError for a run whose adapters no folder of Hugging Face can have."""
+    if isinstance(read_config(run_dir).adapter, BottleneckConfig):
+        raise ValueError(
+            f"{place_of(run_dir)} has bottleneck adapters, layers of their own that no published "
+            "family has, nor PEFT; use the run itself (jaxllm generate, jaxllm evaluate), or train "
+            "with adapter.type=lora, which can be exported"
+        )
 
 
 def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
@@ -255,12 +269,18 @@ def export_adapter(run: str | Path, out: Path, *, step: int | None, dtype: str) 
 
 def _export_adapter(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
     console = Console(is_shown=True)
-    trained = open_model(run_dir, step=step)
-    adapter, start = trained.config.adapter, trained.config.init_from
-    if adapter is None or start is None:
+    run_config = read_config(run_dir)
+    adapter, start = run_config.adapter, run_config.init_from
+    if not isinstance(adapter, LoraConfig) or start is None:
         raise ValueError(
             f"{place_of(run_dir)} has no adapter; export the whole model, without --adapter"
         )
+    if isinstance(start, HfStart) and start.new_tokens is not None:
+        raise ValueError(
+            f"{place_of(run_dir)} has more tokens than {start.path}, which PEFT would not put the "
+            "adapter beside; export the whole model, without --adapter"
+        )
+    trained = open_model(run_dir, step=step)
     config = _natural_config(trained)
     first = open_published(located(start.path)).family if isinstance(start, HfStart) else None
     family = family_that_expresses(config, first=first)
@@ -268,7 +288,7 @@ def _export_adapter(run_dir: Path, out: Path, *, step: int | None, dtype: str) -
         write_adapter(
             partial,
             config,
-            trained.params,
+            dequantised(trained.params),
             adapter=adapter,
             family=family,
             trained=trained.parts.trained,
@@ -282,4 +302,4 @@ def _export_adapter(run_dir: Path, out: Path, *, step: int | None, dtype: str) -
 
 def _natural_config(trained: TrainedModel) -> Any:
     """The model's config with its size of the vocabulary."""
-    return trained.config.model.model_copy(update={"vocab_size": trained.parts.model.vocab_size})
+    return with_vocabulary(trained.config.model, trained.parts.model.vocab_size)

@@ -138,6 +138,11 @@ def evaluate_tasks(
         trained = open_model(run_dir, step=step)
     if trained.tokenizer is None:
         raise ValueError(f"{place} was trained on ids without a tokenizer; tasks are of text")
+    if not trained.config.objective.is_likelihood_of_text:
+        raise ValueError(
+            f"{place} was trained on objective.type={trained.config.objective.type}, which does "
+            "not tell the likelihood of a text, as tasks need it"
+        )
     model = _text_model(trained, max_length=max_length, has_bos=add_bos_token)
     tasks = Tasks(model, names, folder=include_path)
     is_shown = distributed.is_first()

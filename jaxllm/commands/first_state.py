@@ -11,10 +11,11 @@ from jaxllm.commands.console import Console
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
 from jaxllm.config import RunConfig
 from jaxllm.hf.weights import num_bytes_read
-from jaxllm.models import ModelConfig
+from jaxllm.models import ModelConfig, with_vocabulary
 from jaxllm.nn.adapters import is_adapter, without_adapters
 from jaxllm.nn.param import Nested, param_dict, spec_dict
 from jaxllm.nn.parts import joined, part_like
+from jaxllm.nn.quantised import quantiser, unquantised
 from jaxllm.training.state import TrainState
 
 
@@ -65,9 +66,9 @@ def first_state(
 def check_start(config: RunConfig, parts: Assembly) -> None:
     """ValueError for weights of init_from that do not fit the model, before any are read."""
     if isinstance(config.init_from, RunStart):
-        config.init_from.check(unfolded_shapes(without_adapters(_weights(parts))))
+        config.init_from.check(_published_shapes(parts))
     elif config.init_from is not None:
-        specs = without_adapters(spec_dict(parts.model))
+        specs = _published_specs(parts)
         config.init_from.check(_natural_model(config, parts), specs=specs)
 
 
@@ -92,8 +93,21 @@ def _weights(parts: Assembly) -> Nested:
     return joined(parts.state.params, parts.state.frozen)
 
 
+def _published_shapes(parts: Assembly, *, is_on_host: bool = False) -> Nested:
+    """The weights of the network by itself, in float32 and stacked in their natural order.
+
+    is_on_host: whether those that will be quantised come to lie in host memory.
+    """
+    shapes = unfolded_shapes(without_adapters(_weights(parts)))
+    return unquantised(shapes, is_on_host=is_on_host)
+
+
+def _published_specs(parts: Assembly) -> Nested:
+    return unquantised(without_adapters(spec_dict(parts.model)))
+
+
 def _natural_model(config: RunConfig, parts: Assembly) -> ModelConfig:
-    return config.model.model_copy(update={"vocab_size": parts.model.vocab_size})
+    return with_vocabulary(config.model, parts.model.vocab_size)
 
 
 def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Nested:
@@ -102,13 +116,15 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
     ValueError where it lacks some that are not trained.
     """
     start = config.init_from
-    natural = unfolded_shapes(without_adapters(_weights(parts)))
+    natural = _published_shapes(parts)
+    convert = quantiser(unfolded_shapes(_weights(parts)))
     if isinstance(start, RunStart):
-        return start.weights(natural)
+        # A run's weights come all at once: on devices they might not fit before they are quantised.
+        return start.weights(_published_shapes(parts, is_on_host=True), convert=convert)
     assert start is not None
     shardings = jax.tree.map(lambda leaf: leaf.sharding, natural)
-    model, specs = _natural_model(config, parts), without_adapters(spec_dict(parts.model))
-    frozen = {".".join(path) for path in flatten_dict(parts.frozen or {})}
+    model, specs = _natural_model(config, parts), _published_specs(parts)
+    frozen = {".".join(path) for path in flatten_dict(unquantised(parts.frozen or {}))}
     idle = sorted(frozen & set(start.new_weights(model, specs=specs)))
     if idle:
         raise ValueError(
@@ -121,6 +137,7 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
         specs=specs,
         shardings=shardings,
         on_progress=console.weights_progress(num_bytes_read(natural, shardings)),
+        convert=convert,
     )
     console.close()
     return params

@@ -7,12 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from jaxllm.commands.console import Console
-from jaxllm.commands.prompts import as_published, document, question
+from jaxllm.commands.prompts import as_published, document, has_chats, question
 from jaxllm.commands.run_folder import open_model, place_of, read_published_config
 from jaxllm.commands.run_place import open_to_read
 from jaxllm.config_errors import explain
 from jaxllm.generation import Generator, Sampling
 from jaxllm.models import Decoder
+from jaxllm.objectives import PrefixLm
 from jaxllm.parallel import distributed
 
 
@@ -27,7 +28,7 @@ def generate(
     """Print each prompt with its continuation; returns the continuations.
 
     run: a folder, or gs://. sampling: fields of `Sampling`. is_chat: prompts are what a user says,
-    in the chat template.
+    in the chat template; so they are for a run that learned from conversations.
     ValueError for a field out of range or a folder that is no run.
     """
     try:
@@ -40,7 +41,7 @@ def generate(
         place = place_of(run_dir)
         if not isinstance(trained.parts.model, Decoder):
             raise ValueError(
-                f"{place} has a model of type {trained.config.model.type}, which writes no text"
+                f"{place} has a model of type {trained.config.model.type}, which continues no text"
             )
         if trained.tokenizer is None:
             raise ValueError(f"{place} was trained on ids without a tokenizer; it has no text")
@@ -50,8 +51,10 @@ def generate(
         vocab_size=trained.tokenizer.vocab_size,
         stop_ids=trained.tokenizer.stop_ids,
         sampling=settings,
+        has_prefix=isinstance(trained.config.objective, PrefixLm),
         layout=trained.parts.layout,
     )
+    is_chat = is_chat or has_chats(trained.config.data)
     read = question if is_chat else as_published if is_imported else document
     ids = [read(trained.tokenizer, prompt) for prompt in prompts]
     texts = [trained.tokenizer.decode(new) for new in generator(trained.params, ids)]

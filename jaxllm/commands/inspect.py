@@ -1,13 +1,15 @@
 """`jaxllm inspect`: what a config feeds and holds, what a dataset is, what a run did."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from jaxllm.aot.memory import local_bytes
 from jaxllm.commands import run_folder
 from jaxllm.commands.assembly import Assembly, assemble, check_devices, num_ids
 from jaxllm.commands.console import Console, run_summary
@@ -26,6 +28,8 @@ from jaxllm.data import (
     describe_dataset,
 )
 from jaxllm.data.dataset_folder import SIDECAR
+from jaxllm.nn.param import num_bytes
+from jaxllm.nn.parts import joined
 from jaxllm.parallel.layouts import weight_items
 from jaxllm.storage import as_path, is_remote
 
@@ -113,21 +117,26 @@ def open_dataset(folder: Path) -> Data:
 
 def parameter_table(parts: Assembly) -> Table:
     """Every weight: its shape by logical axis, how it is cut, bytes whole and on one device."""
-    table = Table(title="parameters (float32)", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="parameters (float32, or as said)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("weight", no_wrap=True)
     table.add_column("size of each axis / the mesh axes it is cut over")
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("a device", justify="right", no_wrap=True)
     whole = local = 0
-    for path, spec in weight_items(parts.specs):
-        local_shape = parts.layout.sharding(spec.axes).shard_shape(spec.shape)
-        size, local_size = 4 * math.prod(spec.shape), 4 * math.prod(local_shape)
+    leaves = jax.tree.leaves(joined(parts.state.params, parts.state.frozen))
+    for (path, spec), leaf in zip(weight_items(parts.specs), leaves, strict=True):
+        size, local_size = num_bytes(leaf.shape, leaf.dtype), local_bytes(leaf)
         whole, local = whole + size, local + local_size
         dims = [
             " / ".join([f"{axis} {length}", *parts.layout.mesh_axes(axis)])
             for axis, length in zip(spec.axes, spec.shape, strict=True)
         ]
-        table.add_row(path, ", ".join(dims), f"{size:,}", f"{local_size:,}")
+        name = path if leaf.dtype == jnp.float32 else f"{path} ({leaf.dtype})"
+        table.add_row(name, ", ".join(dims), f"{size:,}", f"{local_size:,}")
     table.add_section()
     table.add_row("all", "", f"{whole:,}", f"{local:,}")
     return table

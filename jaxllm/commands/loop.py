@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly, arrangement
+from jaxllm.commands.assembly import Assembly, arrangement, flops_per_token
 from jaxllm.commands.console import Console, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.first_state import starting_state
@@ -134,7 +134,9 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
         stack.enter_context(jax.transfer_guard("disallow"))
         phases.begin_steps()
         is_at_end = saved.start == steps  # everything is there but the summary
-        is_due = validation.is_due(saved.start) or is_at_end
+        # Weights that came from elsewhere are scored as they came, to be compared with later.
+        is_new = saved.start == 0 and config.init_from is None
+        is_due = (validation.is_due(saved.start) and not is_new) or is_at_end
         lacks_scores = is_due and run_folder.lacks_scores(run_dir, saved.start)
         if lacks_scores or is_at_end:
             with phases.during("evaluation"):  # what a stop had no time for
@@ -142,7 +144,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
                     saved.start, state, is_last=is_at_end, is_recorded=lacks_scores
                 )
             if not is_done:
-                return _stopped(run, stop, saved.start, is_saved=True)
+                return _stopped(run, stop, saved.start, is_saved=saved.start > 0)
         log.resume()
 
         remaining = range(saved.start + 1, steps + 1)
@@ -216,8 +218,7 @@ def _stopped(run: Run, stop: StopRequest, step: int, *, is_saved: bool) -> int:
 
 
 def _clock(config: RunConfig, parts: Assembly) -> Throughput:
-    length = config.data.sequence_length
     return Throughput(
-        tokens_per_step=config.data.global_batch_size * length,
-        flops_per_token=config.model.flops_per_token(parts.num_matmul_params, length),
+        tokens_per_step=config.data.global_batch_size * config.data.sequence_length,
+        flops_per_token=flops_per_token(config, parts),
     )

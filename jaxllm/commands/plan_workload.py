@@ -60,8 +60,9 @@ def workload_of(config: RunConfig) -> Workload:
     """
     if not isinstance(config.model, DecoderConfig) or not isinstance(config.objective, CausalLm):
         raise ValueError(
-            f"plan searches for decoders; model.type is {config.model.type}. Compile layouts one "
-            "by one: jaxllm compile CONFIG --topology SLICE parallel.fsdp=8"
+            f"plan searches for decoders that predict the next token; model.type is "
+            f"{config.model.type} and objective.type is {config.objective.type}. Compile layouts "
+            "one by one: jaxllm compile CONFIG --topology SLICE parallel.fsdp=8"
         )
     if config.adapter is not None or config.training.frozen:
         raise ValueError(

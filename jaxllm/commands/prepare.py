@@ -6,8 +6,10 @@ from pathlib import Path
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import Data, MissingData, Tokenizer, describe_dataset
+from jaxllm.data.examples import ExamplesConfig
 from jaxllm.data.prepare import check_beam
 from jaxllm.hardware import quiet_tpu_runtime
+from jaxllm.hf.start import HfStart
 from jaxllm.parallel import distributed
 
 
@@ -64,6 +66,7 @@ def open_data(
     """
     if not distributed.is_first():
         distributed.barrier("datasets prepared")
+    tokenizer = tokenizer or _tokenizer_of_start(config)
     try:
         data = config.data.build(
             seed=config.seed,
@@ -82,3 +85,15 @@ def open_data(
     if distributed.is_first():
         distributed.barrier("datasets prepared")
     return data
+
+
+def _tokenizer_of_start(config: RunConfig) -> Tokenizer | None:
+    """That of the published model that training starts from, where texts have no other."""
+    start, data = config.init_from, config.data
+    has_texts = any(
+        dataset.type == "corpus" or (isinstance(dataset, ExamplesConfig) and dataset.has_text)
+        for dataset in data.datasets.values()
+    )
+    if data.tokenizer is not None or not has_texts or not isinstance(start, HfStart):
+        return None
+    return start.tokenizer()

@@ -1,7 +1,17 @@
 """Text to continue, as the ids that a model has seen such text as."""
 
-from jaxllm.data import Tokenizer
+from jaxllm.data import DataConfig, Tokenizer
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+
+
+def has_chats(data: DataConfig) -> bool:
+    """Whether a run learned from conversations, so that prompts are what a user says in one."""
+    return any(dataset.type == "chats" for dataset in data.datasets.values())
+
+
+def begin(data: DataConfig, tokenizer: Tokenizer, text: str) -> list[int]:
+    """A prompt as what a run on this data has learned from begins."""
+    return question(tokenizer, text) if has_chats(data) else document(tokenizer, text)
 
 
 def document(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.config import RunConfig
+from jaxllm.data.examples import ExamplesConfig
 
 # What may differ when a run goes on: where and when, never what is computed.
 MAY_CHANGE = (
@@ -68,7 +69,7 @@ def check_resumable(
     conflicts = {
         key: f"  {key}: {old!r} in the run folder, {new!r} given"
         for key, old, new in differences(saved, given)
-        if not _is_within(key, allowed)
+        if not _is_within(key, allowed) and not (new is None and key in _found_out(saved, given))
     }
     if conflicts:
         hint = (
@@ -83,6 +84,16 @@ def check_resumable(
             + "\ngive the run's own values to go on with it, or another run_dir to start anew"
             + _how_to_request(conflicts)
         )
+
+
+def _found_out(saved: RunConfig, given: RunConfig) -> set[str]:
+    """Keys that were left to the data, and that the run folder knows since it was read."""
+    return {
+        f"data.datasets.{name}.{key}"
+        for name, dataset in given.data.datasets.items()
+        if isinstance(dataset, ExamplesConfig) and name in saved.data.datasets
+        for key in dataset.unknown
+    }
 
 
 def _check_requested(requested: Sequence[str]) -> None:

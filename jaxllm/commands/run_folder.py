@@ -165,7 +165,7 @@ def is_untrained_import(run_dir: Path) -> bool:
 def lacks_scores(run_dir: Path, step: int) -> bool:
     """Whether the metrics end with the training of `step`, without scores or samples of it.
 
-    All processes call it together. No for step 0, of which there are no metrics.
+    All processes call it together.
     """
     has_more = False
     path = run_dir / METRICS_FILE
@@ -173,7 +173,7 @@ def lacks_scores(run_dir: Path, step: int) -> bool:
         for line in path.read_bytes().splitlines()[-_LATEST_RECORDS:]:
             record = json.loads(line)
             has_more |= record["step"] == step and "loss" not in record
-    return step > 0 and not distributed.from_first("yes" if has_more else "")
+    return not distributed.from_first("yes" if has_more else "")
 
 
 def read_published_config(run_dir: Path) -> dict[str, Any]:

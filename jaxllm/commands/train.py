@@ -23,7 +23,7 @@ from jaxllm.commands.run_place import RunPlace
 from jaxllm.commands.same_start import check_same_start
 from jaxllm.commands.validation import check_validation
 from jaxllm.commands.without_data import check_without_data
-from jaxllm.config import RunConfig
+from jaxllm.config import RunConfig, with_data
 from jaxllm.data import MissingData
 from jaxllm.hardware import keep_freed_memory
 from jaxllm.parallel import distributed
@@ -59,6 +59,7 @@ def train(config: RunConfig, *, dry_run: bool = False, requested: Sequence[str] 
                 raise
             check_without_data(config, layout, missing, console)
             return 0
+        config = with_data(config, data.config)
         parts = assemble(config, layout=layout, vocab_size=num_ids(config, data))
         check_validation(config, data)
         if not run_folder.has_checkpoint(run_dir):

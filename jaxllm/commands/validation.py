@@ -5,9 +5,9 @@ from typing import Any
 
 from jaxllm.commands.assembly import Assembly, arrangement, task
 from jaxllm.commands.console import Console
-from jaxllm.commands.prompts import document
+from jaxllm.commands.prompts import begin, has_chats
 from jaxllm.config import RunConfig
-from jaxllm.data import Data, Tokenizer
+from jaxllm.data import Data
 from jaxllm.evaluation import (
     Score,
     TaskFigure,
@@ -22,6 +22,7 @@ from jaxllm.evaluation import (
 from jaxllm.generation import Generator
 from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.nn.param import Nested
+from jaxllm.objectives import PrefixLm
 from jaxllm.parallel.shard import host_rows
 from jaxllm.tasks import Figures
 from jaxllm.training.metrics import MetricsWriter
@@ -65,12 +66,18 @@ class Validation:
         )
         self._task = task(config, parts, data.tokenizer, rows=self._rows)
         self._tokenizer = data.tokenizer
+        self._has_chats = has_chats(config.data)
         self._generate = (
             Generator(
                 parts.model,
                 vocab_size=data.vocab_size,
-                stop_ids=(data.delimiter_id,),
+                stop_ids=(
+                    data.tokenizer.stop_ids
+                    if self._has_chats and data.tokenizer
+                    else (data.delimiter_id,)
+                ),
                 sampling=config.samples.sampling,
+                has_prefix=isinstance(config.objective, PrefixLm),
                 layout=parts.layout,
             )
             if isinstance(parts.model, Decoder)
@@ -112,12 +119,14 @@ class Validation:
             and self._tokenizer
             and (is_last or _divides(self._config.samples.every, step))
         ):
-            texts = continue_prompts(
-                self._generate, self._tokenizer, params, self._config.samples.prompts
-            )
-            self.latest_sample = self._config.samples.prompts[0] + texts[0]
+            prompts = self._config.samples.prompts
+            ids = [begin(self._config.data, self._tokenizer, prompt) for prompt in prompts]
+            texts = [self._tokenizer.decode(new) for new in self._generate(params, ids)]
+            if self._has_chats:
+                texts = [f"\n{text}" for text in texts]  # an answer stands below its question
+            self.latest_sample = prompts[0] + texts[0]
             if is_recorded:
-                for prompt, text in zip(self._config.samples.prompts, texts, strict=True):
+                for prompt, text in zip(prompts, texts, strict=True):
                     self._writer.text(step, prompt=prompt, sample=text)
 
     def loss_at(self, step: int) -> float | None:
@@ -220,9 +229,11 @@ def check_validation(config: RunConfig, data: Data) -> None:
         return
     if not isinstance(config.model, DecoderConfig):
         return
-    longest = max(len(data.tokenizer.encode(prompt)) for prompt in config.samples.prompts)
+    longest = max(
+        len(begin(config.data, data.tokenizer, prompt)) for prompt in config.samples.prompts
+    )
     config.model.check_length(
-        1 + longest + config.samples.sampling.max_tokens,
+        longest + config.samples.sampling.max_tokens,
         key="the longest of samples.prompts with samples.sampling.max_tokens",
     )
 
@@ -240,14 +251,6 @@ def _tasks(config: RunConfig, parts: Assembly, data: Data) -> Tasks | None:
         rows=config.data.global_batch_size,
     )
     return Tasks(model, config.evaluation.tasks, folder=config.evaluation.tasks_path)
-
-
-def continue_prompts(
-    generate: Generator, tokenizer: Tokenizer, params: Nested, prompts: Sequence[str]
-) -> list[str]:
-    """The continuation of each prompt as text; a delimiter opens the document, as in training."""
-    ids = [document(tokenizer, prompt) for prompt in prompts]
-    return [tokenizer.decode(new) for new in generate(params, ids)]
 
 
 def evaluation_record(whole: Score, scores: Mapping[str, Score]) -> dict[str, float]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 DEFAULT, TOOL_USE = "default", "tool_use"
+TEMPLATE_FILE = "chat_template.jinja"
+"""The file of a model's folder that is read before any other template."""
 
 Message = Mapping[str, Any]
 """One turn: `role`, `content`, and whatever else the template reads."""
@@ -58,11 +60,19 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str] | None = None,
         name: str = "the chat template",
+        now: datetime | None = None,
     ) -> None:
         self.templates = {DEFAULT: templates} if isinstance(templates, str) else dict(templates)
         self.special_tokens = dict(special_tokens or {})
-        self._name = name
+        self.name = name
+        self._now = now
         self._compiled = functools.cache(self._compile)
+
+    def at(self, moment: datetime) -> "ChatTemplate":
+        """The same templates, for which it is always this moment."""
+        return ChatTemplate(
+            self.templates, special_tokens=self.special_tokens, name=self.name, now=moment
+        )
 
     def render(
         self,
@@ -99,7 +109,7 @@ class ChatTemplate:
         from jaxllm.data.chat_sandbox import MARKS, clock
 
         given = {"add_generation_prompt": add_generation_prompt, "tools": tools, **variables}
-        same_moment = {"strftime_now": clock(datetime.now())}
+        same_moment = {"strftime_now": clock(self._now or datetime.now())}
         text = self._render(messages, template, given, same_moment)
         # Marks that no text contains: the blocks are found wherever the template puts them.
         marks = (f"<{secrets.token_hex(8)}|", f"|{secrets.token_hex(8)}>")
@@ -107,7 +117,7 @@ class ChatTemplate:
         rendered = _take_marks(marked, *marks)
         if rendered.text != text:
             raise ValueError(
-                f"{self._name} changes the text of its generation blocks after they end, so "
+                f"{self.name} changes the text of its generation blocks after they end, so "
                 f"what the assistant says cannot be told; end the blocks later in the template"
             )
         return rendered
@@ -128,7 +138,7 @@ class ChatTemplate:
         chat = _watched(messages, read)
         variables = {
             "documents": None,
-            "strftime_now": clock(datetime.now()),
+            "strftime_now": clock(self._now or datetime.now()),
             **self.special_tokens,
             **{key: _plain(value, key) for key, value in given.items()},
             **(functions or {}),
@@ -139,14 +149,14 @@ class ChatTemplate:
             place = _place(messages, read)
             # Python says nothing of what was too large for the memory.
             problem = str(error) or "it needs more memory than there is"
-            raise ValueError(f"{self._name} fails{place}: {problem}") from error
+            raise ValueError(f"{self.name} fails{place}: {problem}") from error
 
     def _choose(self, template: str | None, tools: object) -> str:
         if template is None:
             template = TOOL_USE if tools is not None and TOOL_USE in self.templates else DEFAULT
         if template not in self.templates:
             raise ValueError(
-                f"{self._name} has no template {template!r}; it has "
+                f"{self.name} has no template {template!r}; it has "
                 f"{', '.join(self.templates) or 'none'}; name one of these with `template`"
             )
         return template
@@ -160,12 +170,12 @@ class ChatTemplate:
             return make_sandbox().from_string(self.templates[template])
         except TemplateSyntaxError as error:
             raise ValueError(
-                f"{self._name} is not a Jinja template: line {error.lineno}: {error.message}"
+                f"{self.name} is not a Jinja template: line {error.lineno}: {error.message}"
             ) from error
         except (SyntaxError, *EVALUATION) as error:
             # Python's own limits: of nested blocks and expressions, of digits of a number.
             raise ValueError(
-                f"{self._name} is too deep or too large to be compiled: {error}"
+                f"{self.name} is too deep or too large to be compiled: {error}"
             ) from error
 
 
@@ -204,6 +214,10 @@ class _Message(dict[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         self._read.append(self._index)
         return super().get(key, default)
+
+
+# As which Jinja's errors name it, and transformers' with them.
+_Message.__module__, _Message.__name__ = "builtins", "dict"
 
 
 def _watched(messages: Sequence[Message], read: list[int]) -> list[_Message]:

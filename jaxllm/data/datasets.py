@@ -1,18 +1,25 @@
 """The kinds of dataset: the config of each, and the streams of its splits."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from jaxllm.data.captions import CaptionsConfig
+from jaxllm.data.chats import ChatsConfig
 from jaxllm.data.corpus import CorpusConfig, SplitName
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import read_card
 from jaxllm.data.dataset_weight import Weighted
 from jaxllm.data.labelled_texts import LabelledTextsConfig
 from jaxllm.data.missing import Missing, MissingData
+from jaxllm.data.pictures import PicturesConfig
+from jaxllm.data.questions import QuestionsConfig
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
+from jaxllm.data.tagged_texts import TaggedTextsConfig
+from jaxllm.data.text_pairs import TextPairsConfig
+from jaxllm.data.translations import TranslationsConfig
 from jaxllm.storage import as_path, is_remote
 
 SYNTHETIC_VALIDATION_TOKENS = 1 << 16
@@ -68,6 +75,26 @@ class SyntheticDatasetConfig(Weighted):
     """Mean length of a document in tokens."""
 
 
+_TFDS_SOURCE = ("name", "split", "data_dir")
+
+
+def _whole_form(given: Any) -> Any:
+    """Of a dataset of type tfds, the labelled texts that it stands for; others as they are.
+
+    `{type: tfds, name: glue/sst2, text: sentence}` are labelled texts whose source that is. A
+    validation_split is the validation_source that differs by it.
+    """
+    if not isinstance(given, dict) or given.get("type") != "tfds":
+        return given
+    own = {name: given[name] for name in _TFDS_SOURCE if name in given}
+    whole = {name: value for name, value in given.items() if name not in own}
+    whole |= {"type": "labelled_texts", "source": {"type": "tfds", **own}}
+    split = whole.pop("validation_split", None)
+    if split is not None:
+        whole["validation_source"] = {"type": "tfds", **own, "split": split}
+    return whole
+
+
 StreamDatasetConfig = (
     CorpusDatasetConfig | PreparedDatasetConfig | BinDatasetConfig | SyntheticDatasetConfig
 )
@@ -76,8 +103,16 @@ DatasetConfig = Annotated[
     | PreparedDatasetConfig
     | BinDatasetConfig
     | SyntheticDatasetConfig
-    | LabelledTextsConfig,
+    | LabelledTextsConfig
+    | PicturesConfig
+    | TextPairsConfig
+    | CaptionsConfig
+    | TranslationsConfig
+    | ChatsConfig
+    | TaggedTextsConfig
+    | QuestionsConfig,
     Field(discriminator="type"),
+    BeforeValidator(_whole_form),
 ]
 
 

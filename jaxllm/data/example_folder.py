@@ -11,8 +11,9 @@ Rows are made of these when they are read, so that their length can change.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -21,9 +22,12 @@ from pydantic import ValidationError
 
 from jaxllm.data.content import content_hashes, write_atomically
 from jaxllm.data.corpus import SplitName
+from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import SourceCard
+from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_table import Column, Table, column_dtype, spans_of
-from jaxllm.data.examples import ExamplesConfig
+from jaxllm.data.examples import ExamplesConfig, options_of
+from jaxllm.data.missing import MissingData
 from jaxllm.data.prepare import tfds_name
 from jaxllm.data.tokenizer import Tokenizer
 from jaxllm.data.work_folder import work_folder
@@ -33,8 +37,6 @@ from jaxllm.storage import is_remote
 CARD = "examples.json"
 HELD_OUT = "held_out.npy"
 FORMAT_VERSION = 2
-# What changes neither the examples nor what is kept of them, and where they lie.
-_NOT_CONTENT: Any = {"weight": True, "source": {"paths", "files", "name", "data_dir"}}
 _TOLD_EVERY = 20  # examples from one word about the progress to the next
 
 Progress = Callable[[str, int, int], None]
@@ -85,7 +87,18 @@ def holds(folder: Path, dataset: ExamplesConfig, tokenizer: Tokenizer) -> bool:
     if not (folder / CARD).is_file():
         return False
     card = read_examples_card(folder)
-    return (card.tokenizer, card.options) == (tokenizer.fingerprint, _options(dataset))
+    return (card.tokenizer, card.options) == (tokenizer.fingerprint, _options(dataset, tokenizer))
+
+
+def completed(dataset: ExamplesConfig, folder: Path | None) -> ExamplesConfig:
+    """See `ExamplesConfig.completed`; as in the folder that was made of it, where there is one."""
+    if folder is not None and (folder / CARD).is_file():
+        made = read_examples_card(folder).options
+        known = {name: made.get(name) for name in dataset.unknown}
+        whole = type(dataset).model_validate({**dataset.model_dump(), **known})
+        if not whole.unknown:
+            return whole
+    return dataset.completed()
 
 
 def prepare_examples(
@@ -101,12 +114,13 @@ def prepare_examples(
         raise ValueError(
             f"data.root={root}: examples are kept on a disk of each host; give a local folder"
         )
-    hashes = content_hashes(dataset.source.all_files(), cache=root / "content-hashes.json")
+    paths = [_read_of(dataset, source, source.all_files) for source in dataset.sources]
+    hashes = content_hashes(list(chain.from_iterable(paths)), cache=root / "content-hashes.json")
     identity = {
         "format": FORMAT_VERSION,
-        "content": list(hashes.values()),
-        "options": _options(dataset),
-        "files": sorted(getattr(dataset.source, "files", ())),
+        "content": [[hashes[str(path)] for path in found] for found in paths],
+        "options": _options(dataset, tokenizer),
+        "files": [sorted(getattr(source, "files", ())) for source in dataset.sources],
         "tokenizer": tokenizer.fingerprint,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -124,7 +138,7 @@ def prepare_examples(
             name=name,
             fingerprint=fingerprint,
             tokenizer=tokenizer.fingerprint,
-            options=_options(dataset),
+            options=_options(dataset, tokenizer),
             columns=columns,
             num_train=int((~held_out).sum()),
             num_held_out=int(held_out.sum()),
@@ -135,9 +149,8 @@ def prepare_examples(
     return folder
 
 
-def _options(dataset: ExamplesConfig) -> dict[str, Any]:
-    outside = _NOT_CONTENT | dict.fromkeys(dataset.read_only, True)
-    return dataset.model_dump(mode="json", exclude=outside)
+def _options(dataset: ExamplesConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    return options_of(dataset) | dataset.options_with(tokenizer)
 
 
 class _ColumnWriter:
@@ -163,9 +176,9 @@ def _write(
     held_out: list[bool] = []
     groups: dict[str | int, int] = {}
     num_read = 0
-    num_bytes = sum(path.stat().st_size for path in dataset.source.all_files())
+    num_bytes = sum(path.stat().st_size for one in dataset.sources for path in one.all_files())
     with ExitStack() as files:
-        for number, record in enumerate(dataset.source.records()):
+        for number, (record, is_apart) in enumerate(_records(dataset)):
             group = groups.setdefault(dataset.group_of(record, number), len(groups))
             for example in dataset.encode(record, tokenizer):
                 for name, values in example.items():
@@ -175,7 +188,7 @@ def _write(
                         file = files.enter_context((folder / f"{name}.bin").open("wb"))
                         columns[name] = _ColumnWriter(file, dtype)
                     columns[name].add(values)
-                held_out.append(dataset.is_held_out(group))
+                held_out.append(is_apart or dataset.is_held_out(group))
             num_read += record.num_bytes
             if number % _TOLD_EVERY == 0:
                 tell("tokenise", min(num_read, num_bytes), num_bytes)
@@ -187,6 +200,33 @@ def _write(
     is_held_out = np.asarray(held_out, bool)
     np.save(folder / HELD_OUT, is_held_out)
     return {name: column.card() for name, column in columns.items()}, is_held_out
+
+
+def _records(dataset: ExamplesConfig) -> Iterator[tuple[ExampleRecord, bool]]:
+    """The records of all sources, and whether each comes from the one for validation."""
+    for source in dataset.sources:
+        is_apart = source is dataset.validation_source
+        records = source.records()
+        while (record := _read_of(dataset, source, lambda: next(records, None))) is not None:
+            yield record, is_apart
+
+
+def _read_of[T](dataset: ExamplesConfig, source: Any, read: Callable[[], T]) -> T:
+    """What `read` gives; of the source for validation, errors have its key."""
+    try:
+        return read()
+    except ValueError as error:
+        if source is dataset.source:
+            raise
+        raise _of_validation(error) from error
+
+
+def _of_validation(error: ValueError) -> ValueError:
+    if isinstance(error, MissingData):
+        return MissingData(*map(_of_validation, error.problems))
+    if isinstance(error, DatasetError) and error.key.partition(".")[0] == "source":
+        return DatasetError(f"validation_{error.key}", error.problem)
+    return error
 
 
 def open_examples(folder: Path) -> dict[SplitName, Table]:

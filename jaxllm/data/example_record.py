@@ -21,8 +21,16 @@ class ExampleRecord:
         return sum(len(value) for value in self.fields.values() if isinstance(value, str | bytes))
 
     def text(self, field: str, *, key: str) -> str:
-        """A text. DatasetError, under the key that names the field, if it is none or is empty."""
-        value = self._value(field, key=key)
+        """A text, or bytes in UTF-8, as files are read.
+
+        DatasetError, under the key that names the field, if it is none or is empty.
+        """
+        value = self.value(field, key=key)
+        if isinstance(value, bytes):
+            try:
+                value = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise self._error(key, f"{field!r} is not UTF-8: byte {error.start}") from error
         if not isinstance(value, str):
             kind = "null" if value is None else f"a {type(value).__name__}"
             raise self._error(key, f"{field!r} is {kind}, not text")
@@ -30,15 +38,11 @@ class ExampleRecord:
             raise self._error(
                 key, f"{field!r} is empty; give a text, or leave the record out of the data"
             )
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise self._error(key, f"{field!r} has a lone surrogate at {error.start}") from error
-        return value
+        return self._unicode(value, repr(field), key=key)
 
     def name(self, field: str, *, key: str) -> str:
         """A value that names something, such as a class or a group, as text."""
-        value = self._value(field, key=key)
+        value = self.value(field, key=key)
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, str | int):
@@ -47,7 +51,7 @@ class ExampleRecord:
 
     def number(self, field: str, *, key: str) -> float:
         """A finite number, which text may spell."""
-        value = self._value(field, key=key)
+        value = self.value(field, key=key)
         try:
             number = float(value) if isinstance(value, str | int | float) else math.nan
         except (ValueError, OverflowError):
@@ -58,7 +62,54 @@ class ExampleRecord:
 
     def class_of(self, field: str, names: Mapping[str, int], *, key: str) -> int:
         """Which of the named classes a value is."""
-        name = self.name(field, key=key)
+        return self._class(self.name(field, key=key), field, names, key=key)
+
+    def classes_of(
+        self, field: str, names: Mapping[str, int], *, key: str, separator: str
+    ) -> list[int]:
+        """Which of the named classes are in a list, or in a text with separators; maybe none."""
+        value = self.value(field, key=key)
+        if isinstance(value, str):
+            value = value.split(separator) if value.strip() else []
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            raise self._error(
+                key, f"{field!r} is {value!r}; give a list of names, or a text that separates them"
+            )
+        return [self._class(name.strip(), field, names, key=key) for name in value]
+
+    def listed(self, field: str, *, key: str) -> list[Any]:
+        """The values of a list."""
+        value = self.value(field, key=key)
+        if not isinstance(value, list | tuple):
+            kind = "null" if value is None else f"a {type(value).__name__}"
+            raise self._error(key, f"{field!r} is {kind}, not a list")
+        return list(value)
+
+    def texts(self, field: str, *, key: str) -> list[str]:
+        """The texts of a list, which may be empty ones."""
+        values = self.listed(field, key=key)
+        for number, value in enumerate(values):
+            if not isinstance(value, str):
+                raise self._error(key, f"{field}[{number}] is {value!r}, not text")
+            self._unicode(value, f"{field}[{number}]", key=key)
+        return values
+
+    def objects(self, field: str, *, key: str) -> list[Mapping[str, Any]]:
+        """The objects of a list."""
+        values = self.listed(field, key=key)
+        for number, value in enumerate(values):
+            if not isinstance(value, Mapping):
+                raise self._error(key, f"{field}[{number}] is {value!r}, not an object")
+        return values
+
+    def _unicode(self, value: str, name: str, *, key: str) -> str:
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise self._error(key, f"{name} has a lone surrogate at {error.start}") from error
+        return value
+
+    def _class(self, name: str, field: str, names: Mapping[str, int], *, key: str) -> int:
         if name not in names:
             raise self._error(
                 key,
@@ -67,7 +118,8 @@ class ExampleRecord:
             )
         return names[name]
 
-    def _value(self, field: str, *, key: str) -> Any:
+    def value(self, field: str, *, key: str) -> Any:
+        """Whatever a field holds. DatasetError if there is none."""
         if field not in self.fields:
             there = ", ".join(map(repr, self.fields)) or "none"
             raise self._error(key, f"there is no field {field!r} (fields: {there})")

@@ -1,8 +1,8 @@
-"""Where labelled texts come from: JSON lines, tables, Parquet files, and TFDS datasets."""
+"""Where examples come from: JSON lines, tables, Parquet files, TFDS datasets and others."""
 
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,10 @@ from pydantic import Field
 from jaxllm.data.compression import open_stream
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.documents import expand_paths
+from jaxllm.data.example_conll import ConllExamplesConfig
+from jaxllm.data.example_files import FilesExamplesConfig
 from jaxllm.data.example_record import ExampleRecord
+from jaxllm.data.example_squad import SquadExamplesConfig
 from jaxllm.data.example_tables import TableExamplesConfig
 from jaxllm.data.missing import MissingData
 from jaxllm.data.tfds_corpus import TfdsCorpus
@@ -61,9 +64,16 @@ def source_of(path: Path) -> "ExampleSourceConfig":
         return JsonlExamplesConfig(paths=paths)
     if plain_name.endswith((".csv", ".tsv", ".tab")):
         return TableExamplesConfig(paths=paths)
+    if plain_name.endswith(".conll"):
+        return ConllExamplesConfig(paths=paths)
+    if plain_name.endswith(".json"):
+        return SquadExamplesConfig(paths=paths)
     if path.suffix == ".parquet":
         return ParquetExamplesConfig(paths=paths)
-    raise ValueError(f"{path}: give a file named .jsonl, .csv, .tsv (also .gz, .zst) or .parquet")
+    raise ValueError(
+        f"{path}: give a file named .jsonl, .csv, .tsv, .conll, .json of SQuAD (also .gz, .zst) or "
+        ".parquet"
+    )
 
 
 class ParquetExamplesConfig(Config):
@@ -118,20 +128,32 @@ class TfdsExamplesConfig(Config):
 
     def records(self) -> Iterator[ExampleRecord]:
         """The records in order."""
-        import tensorflow_datasets as tfds
-
-        try:
-            features, examples = self._corpus().open()
-        except DatasetError as error:
-            raise _of_source(error) from error
-        named = {
-            name: feature.names
-            for name, feature in features.items()
-            if isinstance(feature, tfds.features.ClassLabel) and feature.names
-        }
+        features, examples = self._open()
+        named = {name: _names(feature) for name, feature in features.items()}
         for number, example in enumerate(examples):
             fields = {name: _plain(value, named.get(name)) for name, value in example.items()}
             yield ExampleRecord(fields, f"{self.name}:{self.split}:example {number}")
+
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """What the classes of a feature are called, in order. DatasetError where it has none."""
+        features, _ = self._open()
+        if field not in features:
+            there = ", ".join(map(repr, features))
+            raise DatasetError("label", f"{self.name} has no feature {field!r}, only {there}")
+        names = _names(features[field])
+        if names is None:
+            raise DatasetError(
+                "labels",
+                f"the feature {field!r} of {self.name} does not say what its classes are called; "
+                "give their names, or label_kind: number for a feature that is a number",
+            )
+        return tuple(names)
+
+    def _open(self) -> tuple[Any, Iterator[Any]]:
+        try:
+            return self._corpus().open()
+        except DatasetError as error:
+            raise _of_source(error) from error
 
     def _corpus(self) -> TfdsCorpus:
         return TfdsCorpus(self.name, split=self.split, text_key="", data_dir=self.data_dir)
@@ -143,10 +165,23 @@ def _of_source(error: DatasetError) -> ValueError:
     return MissingData(own) if isinstance(error, MissingData) else own
 
 
+def _names(feature: Any) -> list[str] | None:
+    """What the classes of a feature, or of those in a sequence, are called; None without names."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Sequence):
+        feature = feature.feature
+    return feature.names if isinstance(feature, tfds.features.ClassLabel) else None
+
+
 def _plain(value: Any, names: list[str] | None) -> Any:
     """A feature's value as text or number; of a class its name. -1 is none, in hidden tests."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="surrogateescape")
+    if isinstance(value, Mapping):  # of sequences of several features, such as answers
+        return {name: _plain(one, None) for name, one in value.items()}
+    if isinstance(value, list) or getattr(value, "ndim", 0) == 1:
+        return [_plain(one, names) for one in value]
     number = value.item() if getattr(value, "ndim", None) == 0 else value
     if names is not None and isinstance(number, int) and 0 <= number < len(names):
         return names[number]
@@ -154,6 +189,12 @@ def _plain(value: Any, names: list[str] | None) -> Any:
 
 
 ExampleSourceConfig = Annotated[
-    JsonlExamplesConfig | TableExamplesConfig | ParquetExamplesConfig | TfdsExamplesConfig,
+    JsonlExamplesConfig
+    | TableExamplesConfig
+    | ParquetExamplesConfig
+    | TfdsExamplesConfig
+    | FilesExamplesConfig
+    | ConllExamplesConfig
+    | SquadExamplesConfig,
     Field(discriminator="type"),
 ]

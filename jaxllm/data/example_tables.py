@@ -1,4 +1,4 @@
-"""Tables of labelled texts: CSV and TSV files, whose cells may name files with the texts."""
+"""Tables of examples: CSV and TSV files, whose cells may name files with texts or pictures."""
 
 import csv
 import re
@@ -29,7 +29,7 @@ class TableExamplesConfig(Config):
     paths: tuple[str, ...] = Field(min_length=1)
     """Files and globs to read; `package://NAME/GLOB` names files of an installed package."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Further fields, each the text of a file: its path, in which {FIELD} is that field's value."""
+    """Further fields, each what is in a file: its path, in which {FIELD} is that field's value."""
 
     @field_validator("files")
     @classmethod
@@ -50,8 +50,8 @@ class TableExamplesConfig(Config):
     def records(self) -> Iterator[ExampleRecord]:
         """The records in order."""
         for record in self._cells():
-            texts = {field: _read(path, record) for field, path in self._named(record).items()}
-            yield ExampleRecord({**record.fields, **texts}, record.where)
+            read = {field: _read(path, record) for field, path in self._named(record).items()}
+            yield ExampleRecord({**record.fields, **read}, record.where)
 
     def _cells(self) -> Iterator[ExampleRecord]:
         for path in expand_paths(self.paths, key=PATHS):
@@ -126,10 +126,7 @@ def _path(template: str, record: ExampleRecord) -> Path:
     return located(_CELL.sub(cell, template))
 
 
-def _read(path: Path, record: ExampleRecord) -> str:
+def _read(path: Path, record: ExampleRecord) -> bytes:
     if not path.is_file():
         raise DatasetError(FILES, f"{record.where}: it names {path}, and there is no such file")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DatasetError(FILES, f"{path}: not UTF-8: byte {error.start}") from error
+    return path.read_bytes()

@@ -4,12 +4,12 @@ A format of a task is one class and one file: which fields of a record it reads,
 them on disk, and the rows that it makes of that.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_weight import Weighted
@@ -43,15 +43,53 @@ class ExamplesConfig(Weighted):
 
     source: ExampleSourceConfig
     """Where the records come from."""
+    validation_source: ExampleSourceConfig | None = None
+    """Where those that are held out come from, if they are apart; null holds out some of source."""
     group: str | None = None
     """Field whose equal values are held out together; null holds out each record by itself."""
     validation_every: int = Field(default=20, ge=0)
-    """Every how many groups one is held out for validation; 0 for none."""
+    """Every how many groups one is held out for validation; 0 for none, as beside a
+    validation_source."""
 
     columns: ClassVar[Mapping[str, ColumnKind]]
     """What may be kept of an example, by name; all examples have the same of them."""
+    has_text: ClassVar[bool] = True
+    """Whether a tokenizer reads what is in them."""
     read_only: ClassVar[frozenset[str]] = frozenset()
     """Options that say how rows are made of what is kept, and not what is kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _held_out_once(cls, given: Any) -> Any:
+        """A set that comes with its own validation split needs no other."""
+        if isinstance(given, dict) and given.get("validation_source") is not None:
+            if given.get("validation_every"):
+                raise ValueError(
+                    f"validation_every={given['validation_every']} holds out examples of source, "
+                    "and validation_source has others; leave one of them out"
+                )
+            return {**given, "validation_every": 0}
+        return given
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> Self:
+        if self.validation_source == self.source:
+            raise ValueError("validation_source is what source is; give what is held out, or null")
+        return self
+
+    @property
+    def sources(self) -> tuple[ExampleSourceConfig, ...]:
+        """What records are read from: to train on, and to validate with if that is apart."""
+        return (self.source, *([self.validation_source] if self.validation_source else []))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Options that are null, and of which only the source tells what they stand for."""
+        return ()
+
+    def completed(self) -> Self:
+        """With what is `unknown`; the source may be read for that."""
+        return self
 
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
@@ -64,6 +102,14 @@ class ExamplesConfig(Weighted):
         """
         raise NotImplementedError
 
+    def options_with(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What of a tokenizer decides the examples beside the ids that it gives, as JSON."""
+        return {}
+
+    def texts(self, record: ExampleRecord) -> list[str]:
+        """What a tokenizer may learn from a record."""
+        raise NotImplementedError
+
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> ExampleRows:
         """The rows of a table, of `length` positions. ValueError where nothing fits into these."""
         raise NotImplementedError
@@ -72,12 +118,36 @@ class ExamplesConfig(Weighted):
         """Shapes and dtypes of the fields of a batch, with `example_index`."""
         raise NotImplementedError
 
+    def told(self, splits: Sequence[ExampleRows], *, name: str, length: int) -> list[str]:
+        """What a user is told of the rows of all splits, a sentence each: what they leave out.
+
+        name: of the dataset.
+        """
+        lost = [rows.truncated for rows in splits]
+        examples, tokens = (sum(column) for column in zip(*lost, strict=True))
+        if not examples:
+            return []
+        count = sum(rows.num_examples for rows in splits)
+        return [
+            f"{name}: {examples:,} of {count:,} examples are longer than data.sequence_length="
+            f"{length} and are truncated, by {tokens:,} tokens in all; raise it, or set "
+            f"data.datasets.{name}.is_cut"
+        ]
+
     def group_of(self, record: ExampleRecord, number: int) -> str | int:
         """What must not be on both sides of the split; a record alone is its number."""
         return number if self.group is None else record.name(self.group, key="group")
 
+    def records_of_training(self) -> Iterator[ExampleRecord]:
+        """The records that are not held out, in order."""
+        groups: dict[str | int, int] = {}
+        for number, record in enumerate(self.source.records()):
+            group = groups.setdefault(self.group_of(record, number), len(groups))
+            if not self.is_held_out(group):
+                yield record
+
     def is_held_out(self, group: int) -> bool:
-        """Whether a group, by its number, is of the validation split."""
+        """Whether a group of `source`, by its number, is of the validation split."""
         every = self.validation_every
         return bool(every) and group % every == every - 1
 
@@ -85,6 +155,10 @@ class ExamplesConfig(Weighted):
         """DatasetError where there is nothing to train on, or nothing to validate with."""
         if not train and not held_out:
             raise DatasetError("source", "the source is empty: it has no record")
+        if not train and self.validation_source is not None:
+            raise DatasetError("source", "the source is empty: it has no record")
+        if not held_out and self.validation_source is not None:
+            raise DatasetError("validation_source", "the source is empty: it has no record")
         if not train and self.validation_every != 1:
             raise DatasetError(
                 "validation_every",
@@ -95,3 +169,14 @@ class ExamplesConfig(Weighted):
                 "validation_every",
                 f"none of the {train} examples is held out; lower it, or set it to 0",
             )
+
+
+# What changes neither the examples nor what is kept of them, and where they lie.
+_PLACE = {"paths", "files", "name", "data_dir"}
+_NOT_CONTENT: Any = {"weight": True, "source": _PLACE, "validation_source": _PLACE}
+
+
+def options_of(dataset: ExamplesConfig) -> dict[str, Any]:
+    """How records are read, as JSON: what decides the examples beside the content of the files."""
+    outside = _NOT_CONTENT | dict.fromkeys(dataset.read_only, True)
+    return dataset.model_dump(mode="json", exclude=outside)

@@ -6,76 +6,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from jaxllm.data.chat_template import ChatTemplate
+from jaxllm.data.chat_template import DEFAULT, TEMPLATE_FILE, ChatTemplate
 from jaxllm.data.token_kinds import TokenKinds, kinds_of
-from jaxllm.data.tokenizer_card import CARD, token_dtype, write_card
-from jaxllm.package_paths import located
-from jaxllm.schema import Config
+from jaxllm.data.tokenizer_card import token_dtype, write_card
 
 if TYPE_CHECKING:
     import tokenizers
 
-    from jaxllm.data.marian_tokenizer import MarianTokenizer
-
 MODEL_FILE = "tokenizer.json"
-DELIMITER = "<|endoftext|>"
 ORIGINAL_FOLDER = "original"
 """Where a saved tokenizer keeps the files that it was made of, as they were."""
-
-
-class HuggingFaceTokenizerConfig(Config):
-    """The tokenizer of a published model."""
-
-    type: Literal["hf"] = "hf"
-    """Kind of tokenizer: a published model's."""
-    path: str
-    """The model's folder, with a tokenizer of any kind that `jaxllm import` reads, the tokenizer's
-    folder of a run, or a `tokenizer.json`; `package://NAME/FOLDER` is one of an installed
-    package."""
-    delimiter: str | None = None
-    """The special token that opens each document; by default what the folder says, of a file
-    `<|endoftext|>`."""
-
-    def build(self, texts: Iterable[str] = ()) -> "HuggingFaceTokenizer | MarianTokenizer":
-        """The tokenizer as it is; it learns nothing from `texts`."""
-        try:
-            path = located(self.path)
-        except ValueError as error:
-            raise ValueError(f"data.tokenizer.path: {error}") from error
-        if path.is_dir():
-            return self._of_folder(path)
-        if not path.is_file():
-            raise ValueError(f"there is no tokenizer at {path}; change `data.tokenizer.path`")
-        if path.suffix != ".json":
-            raise ValueError(
-                f"data.tokenizer.path: {path} is no tokenizer.json; give the model's folder, which "
-                f"may have a tokenizer of another kind. That of a .gguf file, and of a model that "
-                f"runs its own code, has to be converted first, the former by `jaxllm import`"
-            )
-        return HuggingFaceTokenizer(
-            path.read_bytes(),
-            delimiter=self.delimiter or DELIMITER,
-            name=f"data.tokenizer.path: {path}",
-        )
-
-    def _of_folder(self, path: Path) -> "HuggingFaceTokenizer | MarianTokenizer":
-        # These modules build what this one describes, so that they stand on it.
-        from jaxllm.data.model_tokenizer import load_model_tokenizer, read_model_tokenizer
-        from jaxllm.data.tokenizer_folder import TokenizerFolder
-
-        try:
-            if (path / CARD).is_file():
-                return load_model_tokenizer(path, delimiter=self.delimiter)
-            tokenizer = read_model_tokenizer(TokenizerFolder(path), delimiter=self.delimiter)
-        except ValueError as error:
-            raise ValueError(f"data.tokenizer.path: {error}") from error
-        if tokenizer is None:
-            raise ValueError(f"there is no tokenizer at {path}; change `data.tokenizer.path`")
-        return tokenizer
 
 
 @dataclass(frozen=True)
@@ -122,21 +66,27 @@ class HuggingFaceTokenizer:
         self.fingerprint = hashlib.sha256(f"{delimiter}\n".encode() + model).hexdigest()
         self.special_tokens = dict(special_tokens or {})
         self.originals = dict(originals or {})
-        self.chat_template = (
-            ChatTemplate(
-                chat_templates,
-                special_tokens=self.special_tokens,
-                name=f"the chat template of {name}",
-            )
-            if chat_templates
-            else None
-        )
+        self.chat_template: ChatTemplate | None = None
+        if chat_templates:
+            self._set_templates(chat_templates, name=f"the chat template of {name}")
         # What text must not become. The unknown token is no such: text that it stands for does.
         own = getattr(self._tokenizer.model, "unk_token", None)
         unknown = {own, self.special_tokens.get("unk_token")}
         forbidden = [id_ for token, id_ in self._special_ids.items() if token not in unknown]
         self._is_forbidden = np.zeros(self.vocab_size, bool)
         self._is_forbidden[[*forbidden, self.delimiter_id]] = True
+
+    def replace_chat_template(self, source: bytes, *, name: str) -> None:
+        """Takes another chat template in place of its own. ValueError for one that is no UTF-8."""
+        try:
+            self._set_templates({DEFAULT: source.decode("utf-8")}, name=name)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not UTF-8: byte {error.start}") from error
+        if self.originals:  # written back, and read there before any other
+            self.originals[TEMPLATE_FILE] = source
+
+    def _set_templates(self, templates: Mapping[str, str], *, name: str) -> None:
+        self.chat_template = ChatTemplate(templates, special_tokens=self.special_tokens, name=name)
 
     @classmethod
     def load(cls, folder: Path, card: Mapping[str, Any]) -> Self:
@@ -192,6 +142,18 @@ class HuggingFaceTokenizer:
             np.asarray(encoding.ids, self._dtype), np.asarray(encoding.type_ids, np.uint8)
         )
 
+    def encode_located(self, text: str, *, parses_specials: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a text alone, and the characters that each stands for, (tokens, 2).
+
+        parses_specials: whether special tokens in the text are such, or characters.
+        """
+        tokenizer = self._parsing if parses_specials else self._tokenizer
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        if not parses_specials and self._is_forbidden[encoding.ids].any():
+            encoding = self._guarded.encode(text, add_special_tokens=False)
+        places = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+        return np.asarray(encoding.ids, self._dtype), places
+
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         text = [int(token) for token in ids if token != self.delimiter_id]
         return self._tokenizer.decode(text, skip_special_tokens=False)
@@ -209,6 +171,11 @@ class HuggingFaceTokenizer:
     def special_id(self, token: str) -> int | None:
         """The id of a special token, None when there is no such."""
         return self._special_ids.get(token)
+
+    @functools.cached_property
+    def special_spellings(self) -> tuple[str, ...]:
+        """All special tokens as they are spelled, in the order of their ids."""
+        return tuple(sorted(self._special_ids, key=self._special_ids.__getitem__))
 
     def _encode(self, tokenizer: "tokenizers.Tokenizer", text: str) -> np.ndarray:
         return np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, self._dtype)

@@ -1,18 +1,21 @@
-"""Rows of labelled texts: each one text, or a part of it, and its class.
+"""Rows of labelled texts: each one text, or a part of it, and its class, classes or number.
 
-B rows of a read, T = sequence length. The fields of a batch, beside those of `numbered`:
+B rows of a read, T = sequence length, C classes. The fields of a batch, beside those of `numbered`:
 
     tokens       int32   (B, T)  the text with its special tokens, filled up
     segment_ids  int32   (B, T)  1 where there is text, 0 where there is filling
     token_types  int32   (B, T)  which text of a pair a token belongs to; of pairs alone
     positions    int32   (B, T)  offset in the row; 0 in filling
-    label        int32   (B,)    the class, where it is known
+    label        int32   (B,)    the class, where it is known; of texts with any number of classes
+                 float32 (B, C)  1 for those it has; of texts with a number
+                 float32 (B,)    that number
     loss_mask    float32 (B,)    1 where the row is scored, 0 where it fills up a batch
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -21,15 +24,29 @@ from jaxllm.data.batch import Batch
 from jaxllm.data.example_frame import Frame
 from jaxllm.data.example_table import Table
 
+LabelKind = Literal["class", "classes", "number"]
+COLUMNS: dict[LabelKind, str] = {
+    "class": "label",
+    "classes": "label_flags",
+    "number": "label_number",
+}
+"""Under which name what texts are labelled with is kept."""
 _TEXTS = ("text", "text_pair")
 
 
-def labelled_shapes(rows: int, length: int, *, has_pairs: bool) -> dict[str, jax.ShapeDtypeStruct]:
+def labelled_shapes(
+    rows: int, length: int, *, has_pairs: bool, kind: LabelKind, num_classes: int
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the fields of a batch."""
     names = ("tokens", "segment_ids", "positions", *(("token_types",) if has_pairs else ()))
     whole = {name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}
-    dtypes = {"label": np.int32, "loss_mask": np.float32, "example_index": np.uint32}
-    return whole | {name: jax.ShapeDtypeStruct((rows,), kind) for name, kind in dtypes.items()}
+    dtypes = {"loss_mask": np.float32, "example_index": np.uint32}
+    label = jax.ShapeDtypeStruct(
+        (rows, num_classes) if kind == "classes" else (rows,),
+        np.int32 if kind == "class" else np.float32,
+    )
+    singles = {name: jax.ShapeDtypeStruct((rows,), dtype) for name, dtype in dtypes.items()}
+    return whole | {"label": label} | singles
 
 
 class LabelledRows:
@@ -89,9 +106,8 @@ class LabelledRows:
             "positions": np.arange(self._length, dtype=np.int32) * segments_BT,
             "loss_mask": np.ones(len(rows), np.float32),
         }
-        if "label" in self._table:
-            numbers = [self.example_of(row) for row in rows]
-            batch["label"] = self._table["label"].scalars(numbers).astype(np.int32)
+        if self.has_labels:
+            batch["label"] = self.labels(rows)
         return {**batch, "token_types": types_BT} if len(self._texts) > 1 else batch
 
     def text_tokens(self, row: int) -> list[np.ndarray]:
@@ -105,9 +121,20 @@ class LabelledRows:
             return [texts[0][size * part // parts : size * (part + 1) // parts]]
         return fitted(texts, self._room)
 
-    def label(self, row: int) -> int:
-        """The class of a row."""
-        return int(self._table["label"].scalars([self.example_of(row)])[0])
+    @property
+    def has_labels(self) -> bool:
+        """Whether it is known what the texts are labelled with."""
+        return any(name in self._table for name in COLUMNS.values())
+
+    def labels(self, rows: Sequence[int]) -> np.ndarray:
+        """What rows are labelled with, as the field `label` has it; which must be known."""
+        numbers = [self.example_of(row) for row in rows]
+        name = next(name for name in COLUMNS.values() if name in self._table)
+        column = self._table[name]
+        if name == COLUMNS["classes"]:
+            return np.stack([column[number] for number in numbers]).astype(np.float32)
+        dtype = np.int32 if name == COLUMNS["class"] else np.float32
+        return column.scalars(numbers).astype(dtype)
 
 
 def fitted(texts: Sequence[np.ndarray], room: int) -> list[np.ndarray]:

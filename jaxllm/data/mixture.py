@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,7 @@ from jaxllm.data.datasets import (
     PreparedDatasetConfig,
     open_streams,
 )
-from jaxllm.data.example_folder import holds, open_examples, prepare_examples
+from jaxllm.data.example_folder import completed, holds, open_examples, prepare_examples
 from jaxllm.data.examples import ExampleRows, ExamplesConfig
 from jaxllm.data.missing import Missing, MissingData
 from jaxllm.data.opened import Data
@@ -23,8 +23,8 @@ from jaxllm.data.prepare import Progress, tokenise_corpus
 from jaxllm.data.remote_files import exists
 from jaxllm.data.shard_cache import tokenizer_folder
 from jaxllm.data.streams import TokenStream
-from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
-from jaxllm.data.tokenizer_training import prepare_tokenizer
+from jaxllm.data.tokenizer import ByteTokenizer, Tokenizer, TokenizerConfig, load_tokenizer
+from jaxllm.data.tokenizer_training import Held, prepare_tokenizer
 from jaxllm.schema import Config
 from jaxllm.storage import as_path
 
@@ -69,6 +69,8 @@ class DataConfig(Config):
     ) -> Data:
         """Prepares what is missing and opens everything; see `Data`.
 
+        What only a dataset tells, as the names of its classes, stands in the config of the result.
+
         `tokenizer` is one that exists already, as that of a trained model; by default it is
         made as the config says. `folders` are tokenised datasets that a run used before, by
         name: a corpus that has one of this tokenizer is opened from there, and its raw text is
@@ -89,6 +91,15 @@ class DataConfig(Config):
         missing = Missing()
         with missing.told_last():
             tokenizer = tokenizer or self._tokenizer(seed)
+        whole = self._completed(folders or {})
+        if whole != self:
+            return whole.build(
+                seed=seed,
+                tokenizer=tokenizer,
+                folders=folders,
+                beam=beam,
+                on_progress=on_progress,
+            )
         found = self._folders(tokenizer, folders or {}, missing, beam=beam, on_progress=on_progress)
         streams = self._streams(found, missing)
         examples = self._examples(found, tokenizer)
@@ -97,6 +108,16 @@ class DataConfig(Config):
         return Data(
             config=self, tokenizer=tokenizer, folders=found, streams=streams, examples=examples
         )
+
+    def _completed(self, folders: Mapping[str, Path]) -> Self:
+        """With what the datasets themselves tell, or a folder that was made of one before."""
+        whole: dict[str, Any] = {}
+        for name, dataset in self.datasets.items():
+            if isinstance(dataset, ExamplesConfig) and dataset.unknown:
+                with of_dataset(name):
+                    known = folders.get(name)
+                    whole[name] = completed(dataset, None if known is None else as_path(known))
+        return self.model_copy(update={"datasets": {**self.datasets, **whole}})
 
     def _folders(
         self,
@@ -175,17 +196,19 @@ class DataConfig(Config):
 
     def _tokenizer(self, seed: int) -> Tokenizer | None:
         """The configured tokenizer, or that of the prepared datasets, or None."""
-        corpora = {
-            name: (dataset.corpus, dataset.validation_every)
-            for name, dataset in self.datasets.items()
-            if isinstance(dataset, CorpusDatasetConfig)
-        }
+        corpora: dict[str, Held] = {}
+        for name, dataset in self.datasets.items():
+            if isinstance(dataset, CorpusDatasetConfig):
+                corpora[name] = (dataset.corpus, dataset.validation_every)
+            elif isinstance(dataset, ExamplesConfig) and dataset.has_text:
+                corpora[name] = (dataset, dataset.validation_every)
         if self.tokenizer is not None:
             return prepare_tokenizer(self.tokenizer, corpora=corpora, root=self.root, seed=seed)
-        if corpora:
-            raise ValueError("a dataset of type corpus needs a tokenizer: set `data.tokenizer`")
+        for name in corpora:
+            kind = self.datasets[name].type
+            raise ValueError(f"a dataset of type {kind} needs a tokenizer: set `data.tokenizer`")
         if any(isinstance(dataset, ExamplesConfig) for dataset in self.datasets.values()):
-            raise ValueError("a dataset of examples needs a tokenizer: set `data.tokenizer`")
+            return ByteTokenizer()  # it needs nothing, and is asked nothing
         for name, dataset in self.datasets.items():
             if isinstance(dataset, PreparedDatasetConfig):
                 with of_dataset(name):

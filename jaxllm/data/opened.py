@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jaxllm.data.batch import Arrange, unchanged
 from jaxllm.data.corpus import SplitName
-from jaxllm.data.examples import ExampleRows
+from jaxllm.data.examples import ExampleRows, ExamplesConfig
 from jaxllm.data.loader import TrainLoader, ValidationLoader
 from jaxllm.data.rows import RowSource, TokenRows
 from jaxllm.data.streams import TokenStream
@@ -92,18 +92,13 @@ class Data:
         return {name: weight for name, weight in weights.items() if weight}
 
     def truncations(self) -> list[str]:
-        """What is told of datasets that have texts longer than a row: a sentence each."""
-        told = []
+        """What is told of how examples fill rows, and of what these leave out: a sentence each."""
+        told: list[str] = []
         for name, splits in self.examples.items():
-            lost = [rows.truncated for rows in splits.values()]
-            examples, tokens = (sum(column) for column in zip(*lost, strict=True))
-            if examples:
-                count = sum(rows.num_examples for rows in splits.values())
-                told.append(
-                    f"{name}: {examples:,} of {count:,} examples are longer than data."
-                    f"sequence_length={self.config.sequence_length} and are truncated, by "
-                    f"{tokens:,} tokens in all; raise it, or set data.datasets.{name}.is_cut"
-                )
+            dataset = self.config.datasets[name]
+            assert isinstance(dataset, ExamplesConfig)
+            length = self.config.sequence_length
+            told += dataset.told(list(splits.values()), name=name, length=length)
         return told
 
     def train_loader(

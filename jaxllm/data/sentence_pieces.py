@@ -111,6 +111,16 @@ class SentencePieceTokenizer:
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         return self._processor.decode([int(id_) for id_ in ids if id_ != self.delimiter_id])
 
+    def spelled(self, ids: Iterable[int] | np.ndarray) -> list[bytes]:
+        """The UTF-8 that each of the ids of a text stands for."""
+        pieces = [(int(id_), self._processor.id_to_piece(int(id_))) for id_ in ids]
+        return [
+            bytes([int(piece[1:-1], 16)])
+            if self._processor.is_byte(id_)
+            else piece.replace(SPACE, " ").encode()
+            for id_, piece in pieces
+        ]
+
     def kinds(self) -> "TokenKinds":
         from jaxllm.data.token_kinds import kinds_of  # it knows how this library writes a space
 

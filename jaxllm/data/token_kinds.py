@@ -1,8 +1,9 @@
-"""What kinds of tokens a vocabulary has: special ones, the mask, and parts of words.
+"""What kinds of tokens a vocabulary has: special ones, the mask, sentinels, and parts of words.
 
 V vocabulary.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from jaxllm.data.sentence_pieces import SPACE
 
 _BYTE_SPACE = "\u0120"  # how byte-level vocabularies write a space
 _MASKS = ("[MASK]", "<mask>")  # of BERT and of RoBERTa, where nothing names the role
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")  # of T5, the first span's with the number 0
 
 
 class TokenKinds(NamedTuple):
@@ -19,12 +21,13 @@ class TokenKinds(NamedTuple):
 
     special_ids: those that are no text. mask_id: the one that stands for a hidden token, if any.
     continues_word_V: whether each goes on with the word of the token before it; None where tokens
-    are not parts of words.
+    are not parts of words. sentinel_ids: those that stand for hidden spans, the first span's first.
     """
 
     special_ids: tuple[int, ...]
     mask_id: int | None = None
     continues_word_V: np.ndarray | None = None
+    sentinel_ids: tuple[int, ...] = ()
 
 
 def kinds_of(
@@ -49,4 +52,11 @@ def kinds_of(
         is_first = not piece.startswith(prefix) if prefix else piece[:1] in (SPACE, _BYTE_SPACE)
         continues_V[id_] = not is_first
     continues_V[list(special)] = False
-    return TokenKinds(special, masks[0] if masks else None, continues_V)
+    numbered = [(_SENTINEL.fullmatch(name), id_) for name, id_ in ids.items()]
+    sentinels = sorted((int(found[1]), id_) for found, id_ in numbered if found)
+    return TokenKinds(
+        special,
+        masks[0] if masks else None,
+        continues_V,
+        sentinel_ids=tuple(id_ for _, id_ in sentinels),
+    )

@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from jaxllm.data.chat_template import ChatTemplate
-from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer, HuggingFaceTokenizerConfig
+from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
+from jaxllm.data.huggingface_tokenizer_config import HuggingFaceTokenizerConfig
 from jaxllm.data.marian_tokenizer import MarianTokenizer
 from jaxllm.data.sentence_pieces import (
     MODEL_FILE,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.containment import contained
-from jaxllm.data.chat_template import DEFAULT, named_templates
+from jaxllm.data.chat_template import DEFAULT, TEMPLATE_FILE, named_templates
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -24,7 +24,7 @@ GENERATION_SETTINGS = "generation_config.json"
 TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 FURTHER = ("extra_special_tokens", "additional_special_tokens")
 SWITCHES = ("add_bos_token", "add_eos_token")
-TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
+TEMPLATE_FOLDER = "additional_chat_templates"
 
 # What a folder may have of a tokenizer, beside vocabularies of a name of their own.
 TOKENIZER_FILES = (

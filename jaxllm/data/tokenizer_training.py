@@ -10,6 +10,7 @@ from typing import Any
 from jaxllm.data.content import content_hashes
 from jaxllm.data.corpus import NOT_CONTENT, CorpusConfig, read_documents
 from jaxllm.data.dataset_error import DatasetError, of_dataset
+from jaxllm.data.examples import ExamplesConfig, options_of
 from jaxllm.data.remote_files import exists, fetch_folder, send_folder
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig, first_bytes
 from jaxllm.data.tokenizer import CARD, Tokenizer, TokenizerConfig, load_tokenizer
@@ -17,8 +18,8 @@ from jaxllm.data.whole_files import replaced_folder
 from jaxllm.storage import as_path, is_remote, text_of
 from jaxllm.storage.cache import cache_folder
 
-Held = tuple[CorpusConfig, int]
-"""A corpus, and every how many documents one is held out of it."""
+Held = tuple[CorpusConfig | ExamplesConfig, int]
+"""A corpus or examples, and every how many documents or groups of them one is held out."""
 
 
 def prepare_tokenizer(
@@ -60,7 +61,9 @@ def local_root(root: Path | str) -> Path:
     return cache_folder() / "roots" / text_of(root).removeprefix("gs://")
 
 
-def _sample(name: str, corpus: CorpusConfig, validation_every: int, *, seed: int) -> Iterable[str]:
+def _sample(
+    name: str, corpus: CorpusConfig | ExamplesConfig, validation_every: int, *, seed: int
+) -> Iterable[str]:
     """Train documents from all over the corpus. Raises DatasetError when none has text."""
     texts = _texts(name, corpus, validation_every, seed)
     first = next(texts, None)
@@ -75,8 +78,14 @@ def _sample(name: str, corpus: CorpusConfig, validation_every: int, *, seed: int
         )
 
 
-def _texts(name: str, corpus: CorpusConfig, validation_every: int, seed: int) -> Iterator[str]:
+def _texts(
+    name: str, corpus: CorpusConfig | ExamplesConfig, validation_every: int, seed: int
+) -> Iterator[str]:
     with of_dataset(name):
+        if isinstance(corpus, ExamplesConfig):
+            for record in corpus.records_of_training():
+                yield from corpus.texts(record)
+            return
         documents = read_documents(
             corpus, split="train", validation_every=validation_every, seed=seed
         )
@@ -95,9 +104,14 @@ def _key(
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _identity(name: str, corpus: CorpusConfig, validation_every: int, *, root: Path) -> list[Any]:
+def _identity(
+    name: str, corpus: CorpusConfig | ExamplesConfig, validation_every: int, *, root: Path
+) -> list[Any]:
     """What decides the documents of a corpus: its content, and how it is read."""
     with of_dataset(name):
+        if isinstance(corpus, ExamplesConfig):
+            hashes = content_hashes(corpus.source.all_files(), cache=root / "content-hashes.json")
+            return [list(hashes.values()), options_of(corpus)]
         hashes = content_hashes(corpus.build().files(), cache=root / "content-hashes.json")
     return [
         list(hashes.values()),

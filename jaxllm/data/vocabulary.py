@@ -1,4 +1,4 @@
-"""How many ids a data config has, where that can be known without its data."""
+"""How many ids a data config has, and of what kinds, where that is known without its data."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from jaxllm.data.dataset_folder import SIDECAR, read_card
 from jaxllm.data.datasets import BinDatasetConfig, PreparedDatasetConfig, SyntheticDatasetConfig
 from jaxllm.data.mixture import DataConfig
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
+from jaxllm.data.token_kinds import TokenKinds
 from jaxllm.data.tokenizer import ByteTokenizerConfig, HuggingFaceTokenizerConfig
 from jaxllm.package_paths import located
 from jaxllm.storage import is_remote
@@ -32,3 +33,11 @@ def known_vocab_size(config: DataConfig) -> int | None:
             case PreparedDatasetConfig(path=folder) if (Path(folder) / SIDECAR).is_file():
                 return read_card(folder).vocab_size
     return None
+
+
+def known_kinds(config: DataConfig) -> TokenKinds:
+    """The kinds of tokens of a published tokenizer that is there; of others, none is special."""
+    match config.tokenizer:
+        case HuggingFaceTokenizerConfig(path=path) if located(path).exists():
+            return config.tokenizer.build().kinds()
+    return TokenKinds(())

@@ -46,24 +46,3 @@ def class_figures(label_N: np.ndarray, told_N: np.ndarray, *, num_classes: int) 
                 label_N, told_N, labels=np.arange(num_classes)
             ).tolist(),
         )
-
-
-def tfidf_figures(
-    train: tuple[list[str], np.ndarray], held_out: tuple[list[str], np.ndarray], *, num_classes: int
-) -> ClassFigures:
-    """What logistic regression on words and pairs of words, weighed by TF-IDF, tells of texts.
-
-    train, held_out: texts and their classes. A model of more work than that should do better.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    (texts, label_N), (other_texts, other_label_N) = train, held_out
-    if len(np.unique(label_N)) == 1:  # nothing to learn, and no regression to fit
-        told_N = np.full(len(other_texts), label_N[0])
-        return class_figures(other_label_N, told_N, num_classes=num_classes)
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
-    regression = LogisticRegression(C=10.0, max_iter=200)
-    regression.fit(words.fit_transform(texts), label_N)
-    told_N = regression.predict(words.transform(other_texts))
-    return class_figures(other_label_N, told_N, num_classes=num_classes)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from pydantic import PositiveInt
 
+from jaxllm.generation.beam import BeamSearch
 from jaxllm.objectives.base import Batch, LossSums
 from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.shard import global_batch
@@ -26,6 +27,8 @@ class EvaluationConfig(Config):
     baseline: Literal["tfidf"] | None = None
     """What classes are told by at the end too, to compare with: logistic regression on the words
     of the same rows (tfidf); null is nothing."""
+    search: BeamSearch = BeamSearch()
+    """How targets are written where a run writes some, for figures of them and by `predict`."""
     tasks: tuple[str, ...] = ()
     """Tasks of the lm-evaluation-harness that are scored too, by name; needs jaxllm[lm-eval]."""
     tasks_path: str | None = None

@@ -32,11 +32,13 @@ class Generator:
         vocab_size: int,
         stop_ids: Sequence[int],
         sampling: Sampling,
+        has_prefix: bool = False,
         layout: Layout | None = None,
     ):
         """model: the (abstract) decoder. Ids from `vocab_size` on are padding, never drawn.
 
-        stop_ids: each of them ends a text; at least one.
+        stop_ids: each of them ends a text; at least one. has_prefix: whether every token of a
+        prompt sees all of it, as decoders trained on prefixes do.
         layout: where the weights lie; prompts and texts are the same on every device.
         """
         self.model = model
@@ -50,6 +52,7 @@ class Generator:
                 sampling=sampling,
                 vocab_size=vocab_size,
                 stop_ids=tuple(stop_ids),
+                has_prefix=has_prefix,
             ),
             out_shardings=self._everywhere,
         )
@@ -109,6 +112,7 @@ def _generate(
     sampling: Sampling,
     vocab_size: int,
     stop_ids: tuple[int, ...],
+    has_prefix: bool,
 ) -> jax.Array:
     """(B, M) new ids; after a row's stop token it is filled with that."""
     if layout is not None and layout.pipeline is not None:
@@ -128,7 +132,9 @@ def _generate(
         return jnp.any(token_B[:, None] == jnp.array(stop_ids), axis=-1)
 
     cache = decoder.empty_cache(batch_size, padded + max_tokens)
-    logits_BPV, cache = decoder.forward(prompts_BP, cache=cache)
+    is_prompt_BS = jnp.arange(padded + max_tokens) < lengths_B[:, None]
+    prefix_BS = is_prompt_BS if has_prefix else None
+    logits_BPV, cache = decoder.forward(prompts_BP, prefix_BS=prefix_BS, cache=cache)
     last_BV = jnp.take_along_axis(logits_BPV, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     first_B = draw(last_BV, 0)
     new_BM = jnp.full((batch_size, max_tokens), stop_ids[0], jnp.int32).at[:, 0].set(first_B)

@@ -1,6 +1,6 @@
 """The likeliest targets of sources, token by token: one compiled loop.
 
-B sources, S padded source length, M new tokens, V vocabulary.
+B sources, S padded source length, G beams, M new tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.generation.beam import BeamSearch, Hypothesis, search_beams
+from jaxllm.generation.targets import Targets
 from jaxllm.nn.param import Nested, bind
 from jaxllm.parallel.layouts import Layout
 
@@ -18,7 +20,7 @@ _BUCKET = 32  # sources are padded to a multiple of this, so that few lengths co
 
 
 class Translator:
-    """Greedy targets of an encoder-decoder; compiled once per batch size and padded length."""
+    """Targets of an encoder-decoder; compiled once per batch size and padded length."""
 
     def __init__(
         self,
@@ -27,37 +29,63 @@ class Translator:
         vocab_size: int,
         max_tokens: int,
         stop_ids: Sequence[int] = (),
+        forbidden_ids: Sequence[int] = (),
+        forced_id: int | None = None,
         start_id: int | None = None,
+        search: BeamSearch | None = None,
         layout: Layout | None = None,
     ):
         """model: the (abstract) network. Ids from `vocab_size` on are padding, never written.
 
         max_tokens: longest target, without its start. stop_ids: each of them ends a target; with
-        none it has max_tokens. start_id: what targets begin with; default the model's. layout:
-        where the weights lie; sources and targets are the same on every device. ValueError if the
-        model has no positions for that many tokens.
+        none it has max_tokens. forbidden_ids: never written either, as Marian's padding.
+        forced_id: the last of max_tokens, as Marian's end; default the model's choice. start_id:
+        what targets begin with; default the model's. search: default the likeliest token each
+        time. layout: where the weights lie; sources and targets are the same on every device.
+        ValueError if the model has no positions for that many tokens, or all ids are forbidden.
         """
         model.config.check_length(max_tokens, key="max_tokens")
+        if set(range(vocab_size)) <= set(forbidden_ids):
+            raise ValueError(f"forbidden_ids are all {vocab_size} ids; leave one to be written")
         self.model = model
-        self._stop_ids = tuple(stop_ids)
-        self._everywhere = None if layout is None else layout.sharding()
-        self._translate = jax.jit(
-            partial(
-                _translate,
-                model,
-                vocab_size=vocab_size,
-                max_tokens=max_tokens,
-                stop_ids=self._stop_ids,
-                start_id=model.config.start_id if start_id is None else start_id,
-            ),
-            out_shardings=self._everywhere,
+        self.search = search or BeamSearch()
+        self._targets = Targets(
+            vocab_size, max_tokens, tuple(stop_ids), tuple(forbidden_ids), forced_id
         )
+        start_id = model.config.start_id if start_id is None else start_id
+        self._everywhere = None if layout is None else layout.sharding()
+        options = {"targets": self._targets, "start_id": start_id}
+        compiled = partial(jax.jit, out_shardings=self._everywhere)
+        self._greedy = compiled(partial(_greedy, model, **options))
+        self._beams = compiled(partial(search_beams, model, search=self.search, **options))
 
     def __call__(self, params: Nested, sources: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Sources of any lengths >= 1 -> their targets, without the start and stop tokens.
+        """Sources of any lengths >= 1 -> their best targets, without the start and stop tokens.
 
         ValueError if a source is empty or exceeds the model's positions.
         """
+        if self.search.num_beams > 1:
+            return [found[0].ids for found in self.ranked(params, sources)]
+        new_BM = jax.device_get(self._greedy(params, *self._padded(sources)))
+        return [self._targets.until_stop(row.tolist()) for row in new_BM]
+
+    def ranked(self, params: Nested, sources: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+        """As `__call__`, up to num_beams targets of each source with their scores, best first.
+
+        There are fewer where fewer were ever possible, at least one.
+        """
+        ended = jax.device_get(self._beams(params, *self._padded(sources)))
+        return [
+            [
+                Hypothesis(self._targets.until_stop(ids.tolist()), float(score))
+                for ids, score in zip(ids_GM, score_G, strict=True)
+                if np.isfinite(score)
+            ]
+            for ids_GM, score_G in zip(ended.ids_BGM, ended.score_BG, strict=True)
+        ]
+
+    def _padded(self, sources: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
+        """Their ids (B, S) and where those are, on the devices."""
         lengths = [len(source) for source in sources]
         if min(lengths) < 1:
             raise ValueError(f"source {lengths.index(0)} has no token; give it one at least")
@@ -66,34 +94,26 @@ class Translator:
         mask_BS = np.arange(padded) < np.array(lengths)[:, None]
         sources_BS = np.zeros(mask_BS.shape, np.int32)
         sources_BS[mask_BS] = np.concatenate([np.asarray(source) for source in sources])
-        inputs = jax.device_put((sources_BS, mask_BS), self._everywhere)
-        new_BM = jax.device_get(self._translate(params, *inputs))
-        return [_until(row.tolist(), self._stop_ids) for row in new_BM]
+        return jax.device_put((sources_BS, mask_BS), self._everywhere)
 
 
-def _until(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
-    end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
-    return ids[:end]
-
-
-def _translate(
+def _greedy(
     model: Any,
     params: Nested,
     sources_BS: jax.Array,
     mask_BS: jax.Array,
     *,
-    vocab_size: int,
-    max_tokens: int,
-    stop_ids: tuple[int, ...],
+    targets: Targets,
     start_id: int,
 ) -> jax.Array:
     """(B, M) new ids; after a row's stop token it is filled with that."""
     network = bind(model, params)
     memory = network.encode(sources_BS, mask_BS)
-    batch_size = sources_BS.shape[0]
+    batch_size, max_tokens = sources_BS.shape[0], targets.max_tokens
     start_B = jnp.full((batch_size,), start_id, jnp.int32)
     is_done_B = jnp.zeros((batch_size,), bool)
-    new_BM = jnp.full((batch_size, max_tokens), stop_ids[0] if stop_ids else 0, jnp.int32)
+    filling = targets.stop_ids[0] if targets.stop_ids else 0
+    new_BM = jnp.full((batch_size, max_tokens), filling, jnp.int32)
 
     def is_going(carry: tuple) -> jax.Array:
         index, _, is_done_B, _, _ = carry
@@ -104,12 +124,11 @@ def _translate(
         logits_B1V, cache = network.decode(
             token_B[:, None], memory, positions_T=index[None], cache=cache
         )
-        is_token_V = jnp.arange(logits_B1V.shape[-1]) < vocab_size
-        best_B = jnp.argmax(jnp.where(is_token_V, logits_B1V[:, 0], -jnp.inf), axis=-1)
+        scores_BV = targets.restricted(targets.tokens_only(logits_B1V[:, 0]), index)
+        best_B = jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
         # A start token may end targets too, as in models that begin with padding or with </s>.
-        next_B = jnp.where(is_done_B, token_B, best_B.astype(jnp.int32))
-        if stop_ids:
-            is_done_B = jnp.any(next_B[:, None] == jnp.array(stop_ids), axis=-1)
+        next_B = jnp.where(is_done_B, token_B, best_B)
+        is_done_B |= targets.is_stop(next_B)
         return index + 1, next_B, is_done_B, cache, new_BM.at[:, index].set(next_B)
 
     carry = (jnp.int32(0), start_B, is_done_B, network.empty_cache(memory, max_tokens), new_BM)

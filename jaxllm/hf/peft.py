@@ -40,6 +40,20 @@ _TASKS = {
     "MTModel": "SEQ_2_SEQ_LM",
 }
 
+# PEFT looks for modules of the network that transformers makes of a folder. transformers 5 has
+# other names there than on disk for these.
+_LOADED_NAMES = {
+    "vit": (
+        ("encoder.layer.", "layers."),
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+    )
+}
+
 
 class _Part(NamedTuple):
     """A layer of ours, or one of a stack, in a layer of theirs.
@@ -74,10 +88,14 @@ def write_adapter(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; take {', '.join(DTYPES)}")
     specs, rows = spec_dict(abstract_module(config)), family.rows(config)
-    flat, theirs = _flat(params), list(theirs_of(specs, rows_of(specs, rows)))
+    flat, on_disk = _flat(params), theirs_of(specs, rows_of(specs, rows))
+    theirs = [(_loaded(name, family), shape, parts) for name, shape, parts in on_disk]
     layers = dict(_layers(theirs, _flat(specs), flat))
     modules = _modules(theirs, {path for path in _flat(trained) if not is_adapter(path)})
-    whole = tensors(without_adapters(params), specs=specs, rows=rows)
+    whole = [
+        one._replace(name=_loaded(one.name, family))
+        for one in tensors(without_adapters(params), specs=specs, rows=rows)
+    ]
     own = tuple(f"{module}." for module in modules)
     found = [one._replace(name=_PREFIX + one.name) for one in whole if one.name.startswith(own)]
     for name, parts in layers.items():
@@ -100,6 +118,13 @@ def write_adapter(
     write_file(folder / "adapter_model.safetensors", sorted(found), DTYPES[dtype])
     text = json.dumps(raw, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _loaded(name: str, family: Family) -> str:
+    """The name of a tensor in the network that is made of a folder."""
+    for old, new in _LOADED_NAMES.get(family.model_type, ()):
+        name = name.replace(old, new)
+    return name
 
 
 def _flat(tree: Nested) -> dict[str, Any]:

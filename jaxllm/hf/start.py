@@ -1,17 +1,23 @@
 """Training that starts from a published model's weights."""
 
 import re
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxllm.hf.base import Rows
+from jaxllm.hf.new_rows import with_new_rows
 from jaxllm.hf.published import Published, abstract_module, open_published
-from jaxllm.hf.weights import Progress, check, load
-from jaxllm.models import DecoderConfig, EncoderConfig
+from jaxllm.hf.tokenizer import find_tokenizer
+from jaxllm.hf.weights import Convert, Progress, Stored, as_it_is, check, load
+from jaxllm.models import EncoderConfig, VisionConfig
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.package_paths import located
 from jaxllm.schema import Config
+
+if TYPE_CHECKING:
+    from jaxllm.data.model_tokenizer import ModelTokenizer
 
 _LABEL_HEAD = "label_head"
 _HEADS = (_LABEL_HEAD, "pooler", "vocabulary_head")
@@ -29,23 +35,20 @@ class HfStart(Config):
     path: str
     """The folder with config.json and safetensors, or the .gguf file; `package://NAME/FOLDER` is
     one of an installed package."""
+    new_tokens: Literal["mean"] | None = None
+    """How the rows of the vocabulary begin that model.vocab_size has more than the folder: as the
+    mean of its rows; null refuses them."""
 
     def model(self) -> dict[str, Any]:
         """The model section that its network has. ValueError for one that is not known here."""
-        config = self._open().config
-        if not isinstance(config, DecoderConfig | EncoderConfig):
-            raise ValueError(
-                f"{self.path} is a {self._open().family.model_type}, of which no run is made; give "
-                "a decoder or an encoder of text"
-            )
-        return config.model_dump(mode="json")
+        return self._open().config.model_dump(mode="json")
 
     def check(self, config: Any, *, specs: Nested) -> None:
         """ValueError, as `weights`, before anything is read."""
         published = self._open()
         start = _shared(published, config, specs)
         check(
-            published.tensors,
+            self._tensors(published, config, start),
             folder=published.path,
             specs=start.specs,
             rows=start.rows,
@@ -58,10 +61,17 @@ class HfStart(Config):
         return [".".join(path) for path in flatten_dict(specs) if path not in shared]
 
     def weights(
-        self, config: Any, *, specs: Nested, shardings: Nested, on_progress: Progress | None = None
+        self,
+        config: Any,
+        *,
+        specs: Nested,
+        shardings: Nested,
+        on_progress: Progress | None = None,
+        convert: Convert = as_it_is,
     ) -> Nested:
         """Its weights for the network of `config`, in float32, each device its part.
 
+        convert: what is made of each, of its dotted path and itself, before the next is read.
         Those of `new_weights` are not among them. ValueError that lists what else the two do not
         have in common.
         """
@@ -70,14 +80,43 @@ class HfStart(Config):
         kept = flatten_dict(start.specs)
         placed = {path: leaf for path, leaf in flatten_dict(shardings).items() if path in kept}
         return load(
-            published.tensors,
+            self._tensors(published, config, start),
             folder=published.path,
             specs=start.specs,
             rows=start.rows,
             ignored=start.ignored,
             shardings=unflatten_dict(placed),
             on_progress=on_progress,
+            convert=convert,
         )
+
+    def tokenizer(self) -> "ModelTokenizer | None":
+        """Its tokenizer, which a run has if it names no other; None where it has none."""
+        vocab_size = getattr(self._open().config, "vocab_size", None)
+        try:
+            return find_tokenizer(located(self.path), vocab_size=vocab_size)
+        except ValueError as error:
+            raise ValueError(f"init_from.path: {error}") from error
+
+    def _tensors(self, published: Published, config: Any, start: "_Shared") -> Mapping[str, Stored]:
+        """The folder's, with new rows of the vocabulary. ValueError for such not asked for."""
+        there, wanted = (
+            getattr(one, "vocab_size", None) or 0 for one in (published.config, config)
+        )
+        if self.new_tokens is None and wanted <= there:
+            return published.tensors
+        if wanted <= there:
+            raise ValueError(
+                f"init_from.new_tokens={self.new_tokens} is given, but {self.path} has {there} "
+                f"rows of the vocabulary, and the model has {wanted}; set model.vocab_size to "
+                "more, or leave new_tokens out"
+            )
+        if self.new_tokens is None:
+            raise ValueError(
+                f"model.vocab_size={wanted}, but {self.path} has {there} rows of the vocabulary; "
+                "leave model.vocab_size out, or set init_from.new_tokens=mean for new tokens"
+            )
+        return with_new_rows(published.tensors, specs=start.specs, rows=start.rows)
 
     def _open(self) -> Published:
         try:
@@ -100,7 +139,8 @@ def _shared(published: Published, config: Any, specs: Nested) -> _Shared:
     Names are then as in the folder: some families' depend on the head.
     """
     family, theirs = published.family, published.config
-    if not isinstance(config, EncoderConfig) or not isinstance(theirs, EncoderConfig):
+    kinds = EncoderConfig | VisionConfig
+    if not isinstance(config, kinds) or not isinstance(theirs, kinds):
         return _Shared(specs, family.rows(config), tuple(family.ignored(config)))
     if (config.head, config.num_labels) == (theirs.head, theirs.num_labels):
         return _Shared(specs, family.rows(config), tuple(family.ignored(config)))

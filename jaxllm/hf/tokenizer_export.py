@@ -11,12 +11,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.chat_template import DEFAULT
+from jaxllm.data.chat_template import DEFAULT, TEMPLATE_FILE
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.data.marian_tokenizer import MarianTokenizer
 from jaxllm.data.sentence_pieces import DELIMITER_PIECE, SentencePieceTokenizer
 from jaxllm.data.tokenizer import ByteTokenizer, Tokenizer
-from jaxllm.data.tokenizer_folder import SETTINGS, TEMPLATE_FILE, TEMPLATE_FOLDER
+from jaxllm.data.tokenizer_folder import SETTINGS, TEMPLATE_FOLDER
 from jaxllm.data.tokenizer_pieces import from_pieces, read_proto
 from jaxllm.data.tokenizer_tiktoken import ALPHABET
 

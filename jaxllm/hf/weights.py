@@ -21,7 +21,13 @@ from jaxllm.parallel.axes import WeightSpec
 from jaxllm.parallel.layouts import weight_items
 
 Progress = Callable[[int], None]
+Convert = Callable[[str, jax.Array], Any]
 FLOAT32 = np.dtype(np.float32)  # training keeps its weights so
+
+
+def as_it_is(path: str, weight: jax.Array) -> Any:
+    """The weight."""
+    return weight
 
 
 def rows_of(specs: Nested, rows: Sequence[Row]) -> dict[str, Row]:
@@ -61,21 +67,24 @@ def load(
     dtype: np.dtype = FLOAT32,
     ignored: Sequence[str] = (),
     on_progress: Progress | None = None,
+    convert: Convert = as_it_is,
 ) -> Nested:
     """Our weights in `dtype`, each shard read from where it lies, where `shardings` say.
 
     entries: the tensors of `folder`. ignored: patterns of names that hold nothing of ours.
-    on_progress: called with the bytes that were read. ValueError that lists every tensor that is
+    on_progress: called with the bytes that were read. convert: what is made of each weight before
+    the next is read, of its dotted path and itself. ValueError that lists every tensor that is
     missing, left over, of another shape, cannot be read, or has numbers that are not finite.
     """
     table = check(entries, folder=folder, specs=specs, rows=rows, ignored=ignored)
     reader = _Reader(entries, dtype, on_progress or (lambda num_bytes: None))
 
     def weight(path: tuple, spec: WeightSpec, sharding: Any) -> jax.Array:
-        read = partial(reader.read, table[".".join(str(key.key) for key in path)], spec.shape)
+        name = ".".join(str(key.key) for key in path)
+        read = partial(reader.read, table[name], spec.shape)
         if sharding is None:
-            return jnp.asarray(read((slice(None),) * len(spec.shape)))
-        return _placed(read, spec.shape, sharding)
+            return convert(name, jnp.asarray(read((slice(None),) * len(spec.shape))))
+        return convert(name, _placed(read, spec.shape, sharding))
 
     if shardings is None:
         shardings = jax.tree.map(lambda spec: None, specs)

@@ -38,6 +38,7 @@ def attention(
     key_segment_ids_BS: jax.Array | None = None,
     query_slots_BT: jax.Array | None = None,
     bias_NTS: jax.Array | None = None,
+    prefix_BS: jax.Array | None = None,
     is_causal: bool = True,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -51,6 +52,7 @@ def attention(
     keys, where keys are of other rows than queries (not causal then); default the queries'.
     query_slots_BT: the index into S of each query, for decoding with a cache; default 0..T-1.
     bias_NTS: added to the scores. is_causal: whether queries see no key behind their own.
+    prefix_BS: nonzero for keys that are seen by queries before them too (causal then).
     window: keys that a query sees, its own the last of them; default all before it.
     soft_cap: scores become cap * tanh(score / cap); default off. scale: default 1 / sqrt(H).
     layout: how the arrays lie on the mesh. Where it is zigzag they are in that order along T.
@@ -62,7 +64,7 @@ def attention(
         query_slots_BT is None and q_BTNH.shape[1] != k_BSKH.shape[1]
     )
     assert not (is_causal and is_cross), (q_BTNH.shape, k_BSKH.shape)
-    assert is_causal or (window is None and query_slots_BT is None)
+    assert is_causal or (window is None and query_slots_BT is None and prefix_BS is None)
     if scale is not None and scale != (usual := q_BTNH.shape[3] ** -0.5):
         q_BTNH = q_BTNH * (scale / usual)  # kernels have the usual one built in
     request = describe(
@@ -76,12 +78,15 @@ def attention(
         is_causal=is_causal,
         is_cross=is_cross,
         has_bias=bias_NTS is not None,
+        has_prefix=prefix_BS is not None,
     )
     if request.context_attention is not None:
         attention_context.check(request)
     implementation = choose(implementation, request)
     if query_slots_BT is not None:
-        mask_BTS = attention_xla.attention_mask(query_slots_BT, k_BSKH.shape[1], window=window)
+        mask_BTS = attention_xla.attention_mask(
+            query_slots_BT, k_BSKH.shape[1], prefix_BS=prefix_BS, window=window
+        )
         return attention_xla.masked_attention(
             q_BTNH, k_BSKH, v_BSKH, mask_BTS, soft_cap=soft_cap, bias_NTS=bias_NTS
         )
@@ -90,6 +95,8 @@ def attention(
         attend = partial(attend, is_causal=False)
     if bias_NTS is not None:
         attend = partial(attend, bias_NTS=bias_NTS)
+    if prefix_BS is not None:
+        attend = partial(attend, prefix_BS=prefix_BS)
     is_local = layout is None or (implementation == "xla" and request.context_attention is None)
     if is_local:  # plain JAX is divided over the mesh by the compiler
         out_BTNH = attend(

@@ -33,6 +33,10 @@ def check(request: AttentionRequest) -> None:
     if not request.is_causal or request.has_bias:
         kind = "a bias on scores" if request.has_bias else "attention that is not causal"
         raise ValueError(f"parallel.context={shards}: {kind} needs parallel.context=1")
+    if request.has_prefix:
+        raise ValueError(
+            f"parallel.context={shards}: a prefix that is seen as a whole needs parallel.context=1"
+        )
     if way == "ring" and request.window is not None:
         raise ValueError(
             "parallel.context_attention=ring cannot do a sliding window; set it to all_gather"

@@ -28,6 +28,8 @@ def why_not(request: AttentionRequest) -> str | None:
         return "a soft cap on scores"
     if request.has_bias or request.is_cross:
         return "a bias on scores" if request.has_bias else "queries and keys of different rows"
+    if request.has_prefix:
+        return "a prefix that is seen as a whole"
     if request.head_dim % 8 or request.head_dim > MAX_HEAD_DIM:
         return f"heads of {request.head_dim} (only multiples of 8 up to {MAX_HEAD_DIM})"
     if request.num_queries % 2:

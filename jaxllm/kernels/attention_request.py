@@ -13,7 +13,7 @@ class AttentionRequest:
 
     platform: cpu, gpu or tpu. num_shards: parts that the length is cut in. is_zigzag: whether
     each part is two stretches of a row. num_heads and num_kv_heads: of one device. is_cross:
-    queries and keys are of different rows.
+    queries and keys are of different rows. has_prefix: queries see keys of a prefix behind theirs.
     """
 
     platform: str
@@ -31,6 +31,7 @@ class AttentionRequest:
     is_causal: bool = True
     is_cross: bool = False
     has_bias: bool = False
+    has_prefix: bool = False
 
     @property
     def stretch(self) -> int:
@@ -52,6 +53,7 @@ def describe(
     is_causal: bool = True,
     is_cross: bool = False,
     has_bias: bool = False,
+    has_prefix: bool = False,
 ) -> AttentionRequest:
     """The request that `attention` was called with."""
     num_shards = 1 if layout is None else layout.degree("length")
@@ -73,4 +75,5 @@ def describe(
         is_causal=is_causal,
         is_cross=is_cross,
         has_bias=has_bias,
+        has_prefix=has_prefix,
     )

@@ -122,6 +122,8 @@ def why_not(request: AttentionRequest) -> str | None:
         return "a key/value cache"
     if request.has_bias or request.is_cross:
         return "a bias on scores" if request.has_bias else "queries and keys of different rows"
+    if request.has_prefix:
+        return "a prefix that is seen as a whole"
     if request.stretch % LANES:
         return (
             f"stretches of {request.stretch} positions (data.sequence_length over the shards of "

@@ -26,10 +26,11 @@ def attend(
     soft_cap: float | None,
     is_causal: bool = True,
     bias_NTS: jax.Array | None = None,
+    prefix_BS: jax.Array | None = None,
 ) -> jax.Array:
     """One device's attention. shard: the part of S that the queries are; None is all.
 
-    bias_NTS: what is added to the scores.
+    bias_NTS: what is added to the scores. prefix_BS: see `attention_mask`.
     """
     num_keys = k_BSKH.shape[1]
     if is_causal:
@@ -39,6 +40,7 @@ def attend(
             num_keys,
             query_segments_BT=query_segments_BT,
             key_segments_BS=key_segments_BS,
+            prefix_BS=prefix_BS,
             window=window,
         )
     else:
@@ -52,15 +54,22 @@ def attention_mask(
     *,
     query_segments_BT: jax.Array | None = None,
     key_segments_BS: jax.Array | None = None,
+    prefix_BS: jax.Array | None = None,
     window: int | None = None,
 ) -> jax.Array:
     """True where a query may look, as (B or 1, T, S).
 
-    query_slots_BT: (B or 1, T), the index into S of each query. window: keys that it sees, its
-    own the last of them.
+    query_slots_BT: (B or 1, T), the index into S of each query. prefix_BS: nonzero for keys that
+    queries before them see too. window: keys that a query sees, its own the last of them, and in
+    a prefix as many from its own on.
     """
     keys_S = jnp.arange(num_keys)
     mask_BTS = query_slots_BT[:, :, None] >= keys_S[None, None, :]
+    if prefix_BS is not None:
+        ahead_BTS = (prefix_BS != 0)[:, None, :]
+        if window is not None:
+            ahead_BTS &= keys_S[None, None, :] < query_slots_BT[:, :, None] + window
+        mask_BTS = mask_BTS | ahead_BTS
     if window is not None:
         mask_BTS = mask_BTS & (keys_S[None, None, :] > query_slots_BT[:, :, None] - window)
     same_BTS = same_segment(query_segments_BT, key_segments_BS)

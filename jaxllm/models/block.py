@@ -27,13 +27,15 @@ LayerResults = tuple[Cache | None, RouterSums | None]
 class Rows(NamedTuple):
     """What every layer reads of a batch beside the residual stream, all (B, ...).
 
-    memory: what cross-attention looks at.
+    memory: what cross-attention looks at. prefix_BS: nonzero for tokens, or slots of a cache, that
+    are seen from before them too.
     """
 
     positions_BT: jax.Array
     segment_ids_BT: jax.Array | None = None
     keys_B: jax.Array | None = None
     memory: Memory | None = None
+    prefix_BS: jax.Array | None = None
 
 
 class Block(nnx.Module):
@@ -98,7 +100,8 @@ class Block(nnx.Module):
         projected: what `project_memory` makes of the memory, where it was made already.
         """
         self = with_keys(self, rows.keys_B, layout)
-        options = {} if bias_NTS is None else {"bias_NTS": bias_NTS}
+        given = {"bias_NTS": bias_NTS, "prefix_BS": rows.prefix_BS}
+        options = {name: value for name, value in given.items() if value is not None}
         branch_BTD, cache = self.attention(
             self._input(self.attention_norm, x_BTD, layout),
             positions_BT=rows.positions_BT,
@@ -108,6 +111,7 @@ class Block(nnx.Module):
             layout=layout,
             **options,
         )
+        branch_BTD = self.attention.passed_on(branch_BTD, layout)
         branch_BTD = self._result(
             (self.attention_norm, self.attention_branch_norm), kept(branch_BTD, "branch")
         )
@@ -164,6 +168,7 @@ class Block(nnx.Module):
             memory=rows.memory._replace(projected=projected),
             layout=layout,
         )
+        branch_BTD = self.memory_attention.passed_on(branch_BTD, layout)
         branch_BTD = self._result((self.memory_norm, None), branch_BTD)
         branch_BTD = dropout(branch_BTD, self.dropout, fold_in(rows.keys_B, 2), layout=layout)
         return self._joined(self.memory_norm, x_BTD, branch_BTD, layout)
@@ -172,9 +177,10 @@ class Block(nnx.Module):
         self, h_BTD: jax.Array, layout: Layout | None
     ) -> tuple[jax.Array, RouterSums | None]:
         if self.moe is not None:
-            return self.moe(h_BTD, layout=layout)
+            branch_BTD, router = self.moe(h_BTD, layout=layout)
+            return self.moe.passed_on(branch_BTD, layout), router
         assert self.mlp is not None
-        return self.mlp(h_BTD, layout=layout), None
+        return self.mlp.passed_on(self.mlp(h_BTD, layout=layout), layout), None
 
 
 def _of_memory(config: BlockConfig) -> Scores:

@@ -27,7 +27,8 @@ def padded_vocab_size(given: int | None, tokenizer_size: int) -> int:
         raise ValueError(
             f"model.vocab_size is {given}, but the tokenizer has {tokenizer_size} "
             "tokens; where published weights set it (init_from, an import) use the tokenizer "
-            "of this model, else raise it or leave it null"
+            "of this model, or raise it with init_from.new_tokens=mean; else raise it or leave it "
+            "null"
         )
     return given
 

@@ -97,16 +97,17 @@ class Decoder(nnx.Module):
         *,
         segment_ids_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
+        prefix_BT: jax.Array | None = None,
         keys_B: jax.Array | None = None,
         layout: Layout | None = None,
     ) -> tuple[jax.Array, RouterSums | None]:
         """As `__call__`, up to what `logits` takes: (B, T, D), and the routers' sums, if any.
 
-        The sums are stacked over the layers with experts.
+        The sums are stacked over the layers with experts. prefix_BT: nonzero for tokens that are
+        seen by those before them too, within their document; default none.
         """
-        x_BTD, (_, router) = self._blocks(
-            tokens_BT, segment_ids_BT, positions_BT, None, keys_B, layout
-        )
+        rows = _rows(tokens_BT, positions_BT, segment_ids_BT, keys_B, prefix_BT)
+        x_BTD, (_, router) = self._blocks(tokens_BT, rows, None, layout)
         return x_BTD, router
 
     def forward(
@@ -115,28 +116,27 @@ class Decoder(nnx.Module):
         *,
         segment_ids_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
+        prefix_BS: jax.Array | None = None,
         cache: Cache | None = None,
         keys_B: jax.Array | None = None,
         layout: Layout | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """As `__call__`, with a cache of every layer (L, B, S, K, H) read and extended."""
-        x_BTD, (cache, _) = self._blocks(
-            tokens_BT, segment_ids_BT, positions_BT, cache, keys_B, layout
-        )
+        """As `__call__`, with a cache of every layer (L, B, S, K, H) read and extended.
+
+        prefix_BS: nonzero for slots of the cache that are seen by tokens before them too.
+        """
+        rows = _rows(tokens_BT, positions_BT, segment_ids_BT, keys_B, prefix_BS)
+        x_BTD, (cache, _) = self._blocks(tokens_BT, rows, cache, layout)
         return self.logits(x_BTD, layout=layout), cache
 
     def _blocks(
         self,
         tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
-        positions_BT: jax.Array | None,
+        rows: Rows,
         cache: Cache | None,
-        keys_B: jax.Array | None,
         layout: Layout | None,
     ) -> tuple[jax.Array, LayerResults]:
         """(B, T) ids -> (B, T, D) behind the last norm, the cache and the routers' sums."""
-        if positions_BT is None:
-            positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         layout = None if layout is None else outside(layout)
         platform = jax.default_backend() if layout is None else layout.platform
         dtype = self.config.compute_dtype(platform)
@@ -144,8 +144,8 @@ class Decoder(nnx.Module):
         if self.config.is_embed_scaled:
             x_BTD = x_BTD * jnp.asarray(math.sqrt(self.config.embed_dim), dtype)
         if self.position_embed is not None:
-            x_BTD = x_BTD + self.position_embed(positions_BT, dtype=dtype, layout=layout)
-        keys = fold_in(keys_B, self.config.num_layers)
+            x_BTD = x_BTD + self.position_embed(rows.positions_BT, dtype=dtype, layout=layout)
+        keys = fold_in(rows.keys_B, self.config.num_layers)
         x_BTD = dropout(x_BTD, self.config.dropout, keys, layout=layout)
         x_BTD = constrain(layout, x_BTD, "batch", "residual_length", "act_embed")
 
@@ -174,7 +174,7 @@ class Decoder(nnx.Module):
                 body,
                 x_BTD,
                 (jnp.arange(first, last), kinds, cache),
-                rows=Rows(positions_BT, segment_ids_BT, keys_B),
+                rows=rows,
                 layout=layout,
             )
 
@@ -232,6 +232,19 @@ class Decoder(nnx.Module):
             keys, values = (1, config.latent.rope_dim), (1, config.latent.kv_rank)
         dtype = config.compute_dtype(jax.default_backend())
         return Cache(jnp.zeros((*shape, *keys), dtype), jnp.zeros((*shape, *values), dtype))
+
+
+def _rows(
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array | None,
+    segment_ids_BT: jax.Array | None,
+    keys_B: jax.Array | None,
+    prefix_BS: jax.Array | None,
+) -> Rows:
+    """What every layer reads; positions are 0..T-1 by default."""
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    return Rows(positions_BT, segment_ids_BT, keys_B, prefix_BS=prefix_BS)
 
 
 def _stack(key: jax.Array, config: DecoderConfig, moe: MoeConfig | None, num_layers: int) -> Stack:

@@ -1,5 +1,7 @@
 """What an encoder-decoder transformer can be: the original one, as Marian has it, and T5."""
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -17,6 +19,10 @@ _DECODER_KEYS = {
     "num_decoder_heads": "num_heads",
     "decoder_mlp_dim": "mlp_dim",
 }
+
+
+# The weights that tokens of the source are multiplied by.
+_OF_SOURCE = re.compile(r"encoder\.|decoder\..*memory_attention\.(key|value)\.")
 
 
 class EncoderDecoderConfig(BlockConfig):
@@ -120,6 +126,25 @@ class EncoderDecoderConfig(BlockConfig):
     def stack_depths(self) -> tuple[int, ...]:
         """Layers of each stack of equal blocks."""
         return (self.num_layers, self.decoder.num_layers)
+
+    def flops_per_row(
+        self, matmul_sizes: Mapping[str, int], *, source: int, target: int
+    ) -> float:
+        """Forward and backward FLOPs of a source and its target, of so many tokens each.
+
+        As `flops_per_token`, where a token of the source meets the encoder and what makes the
+        decoder's keys and values of it, and one of the target all the rest. matmul_sizes: of
+        each weight that tokens are multiplied by, by its path.
+        """
+        matmuls = sum(
+            size * (source if _OF_SOURCE.match(path) else target)
+            for path, size in matmul_sizes.items()
+        )
+        encoder, decoder = (
+            half.num_layers * half.num_heads * half.head_size for half in (self, self.decoder)
+        )
+        attention = encoder * source * source + decoder * target * (target + source)
+        return 6.0 * matmuls + 12.0 * attention
 
     def padded_vocab_size(self, tokenizer_size: int) -> int:
         """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""

@@ -32,6 +32,7 @@ class TwoTowers(nnx.Module):
     def __init__(self, key: jax.Array, config: TwoTowersConfig, vocab_size: int):
         text_key, vision_key, *keys = jax.random.split(key, 4)
         self.config = config
+        self.vocab_size = vocab_size
         self.text = Decoder(text_key, config.text, vocab_size)
         self.vision = Vision(vision_key, config.vision)
         size = config.projection_dim

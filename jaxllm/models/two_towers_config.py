@@ -4,10 +4,12 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 import jax
+import jax.numpy as jnp
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.models.vision_config import VisionConfig
+from jaxllm.parallel.axes import WeightSpec
 from jaxllm.schema import Config
 
 if TYPE_CHECKING:
@@ -57,8 +59,45 @@ class TwoTowersConfig(Config):
 
     @property
     def vocab_size(self) -> int | None:
-        """Rows of the texts' embedding."""
+        """Rows of the texts' embedding; null is the tokenizer's size, rounded up."""
         return self.text.vocab_size
+
+    def padded_vocab_size(self, tokenizer_size: int) -> int:
+        """Rows of the texts' embedding. ValueError if fewer than the tokenizer has tokens."""
+        return self.text.padded_vocab_size(tokenizer_size)
+
+    def check_length(self, length: int, *, key: str) -> None:
+        """ValueError, naming what is too long, if there is no position for `length` tokens."""
+        self.text.check_length(length, key=key)
+
+    @property
+    def stack_depths(self) -> tuple[int, ...]:
+        """Layers of each stack of equal blocks, of texts and of images."""
+        return (*self.text.stack_depths, *self.vision.stack_depths)
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer blocks of both towers."""
+        return sum(self.stack_depths)
+
+    def compute_dtype(self, platform: str) -> jnp.dtype:
+        """The dtype of the texts' activations on a platform (cpu, gpu, tpu)."""
+        return self.text.compute_dtype(platform)
+
+    def active_size(self, spec: WeightSpec) -> int:
+        """How many numbers of a weight one token meets."""
+        return self.text.active_size(spec)
+
+    def flops_per_token(self, num_matmul_params: int, length: int) -> float:
+        """Of a text of `length` tokens and its image, a token of the text; see `BlockConfig`.
+
+        num_matmul_params: of both towers. The projections count as if made of each token.
+        """
+        of_image = self.vision.matmul_size
+        patches = self.vision.num_positions
+        image = patches * self.vision.flops_per_token(of_image, patches)
+        text = self.text.flops_per_token(num_matmul_params - of_image, length)
+        return text + image / length
 
     def build(self, key: jax.Array, vocab_size: int) -> "TwoTowers":
         """New towers over `vocab_size` tokens; call under eval_shape for their shapes only."""

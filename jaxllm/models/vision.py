@@ -29,6 +29,7 @@ class Vision(Tower):
             tower_key, config, scores=config.scores, has_input_norm=config.has_input_norm
         )
         self.config = config
+        self.vocab_size = config.vocab_size
         self.patch_embed = Linear(
             patch_key,
             inputs={"patch": config.patch_dim},

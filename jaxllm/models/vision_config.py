@@ -77,7 +77,32 @@ class VisionConfig(BlockConfig):
         """Patches of an image, and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
-    def build(self, key: jax.Array, vocab_size: int | None = None) -> "Vision":
+    @property
+    def matmul_size(self) -> int:
+        """Weights that each patch is multiplied by."""
+        of_attention = 2 * (self.num_heads + self.kv_heads) * self.head_size
+        of_mlp = (3 if self.is_gated else 2) * self.mlp_size
+        return self.embed_dim * (self.num_layers * (of_attention + of_mlp) + self.patch_dim)
+
+    @property
+    def vocab_size(self) -> int:
+        """Images have no vocabulary: 0."""
+        return 0
+
+    def padded_vocab_size(self, tokenizer_size: int) -> int:
+        """0, whatever tokenizer there is for other things."""
+        return 0
+
+    def check_length(self, length: int, *, key: str) -> None:
+        """ValueError unless a row is as long as an image: its patches and the class token."""
+        if length != self.num_positions:
+            raise ValueError(
+                f"{key} is {length}, but an image of model.image_size={self.image_size} in patches "
+                f"of model.patch_size={self.patch_size} has {self.num_positions} positions, with "
+                f"that of the class token; set {key}={self.num_positions}"
+            )
+
+    def build(self, key: jax.Array, vocab_size: int = 0) -> "Vision":
         """A new encoder; call under eval_shape for its shapes only. vocab_size means nothing."""
         from jaxllm.models.vision import Vision  # it is built of what reads this config
 

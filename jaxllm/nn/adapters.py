@@ -1,15 +1,18 @@
-"""Which linear layers learn beside their weights, and their weights with that in them."""
+"""Adapters: what a network learns beside weights that stay, and its weights with that in them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from flax import nnx
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from jaxllm.nn.bottleneck import BottleneckConfig
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.lora import Lora, modules
-from jaxllm.nn.param import Nested, bind
+from jaxllm.nn.param import Nested, bind, spec_dict
 from jaxllm.nn.parts import matching
+from jaxllm.nn.quantised import QuantisedConfig, dequantised
+from jaxllm.parallel.layouts import weight_items
 from jaxllm.schema import Config
 
 
@@ -33,6 +36,9 @@ class LoraConfig(Config):
     """Whether the product counts alpha / sqrt(rank) times instead (rsLoRA, arXiv:2312.03732)."""
     has_magnitude: bool = False
     """Whether each output has a learned length beside its direction (DoRA, arXiv:2402.09353)."""
+    base: QuantisedConfig | None = None
+    """How the blocks' linear layers hold weights that are not trained (QLoRA, arXiv:2305.14314);
+    null is in float32."""
 
     @property
     def scale(self) -> float:
@@ -46,7 +52,7 @@ class LoraConfig(Config):
         """
         linears = dict(modules(model, Linear))
         chosen = sorted(matching(self.targets, linears.keys(), key="adapter.targets"))
-        specs = {path: linears[path].kernel.get_metadata("spec") for path in chosen}
+        specs = {path: linears[path].spec for path in chosen}
         outside = [path for path in chosen if "layers" not in specs[path].axes]
         if self.dropout and outside:
             raise ValueError(
@@ -62,11 +68,42 @@ class LoraConfig(Config):
                 rate=self.dropout,
                 has_magnitude=self.has_magnitude,
             )
+        if self.base is not None:
+            quantise_blocks(self.base, model, trained=self.also_trained)
+
+
+AdapterConfig = Annotated[LoraConfig | BottleneckConfig, Field(discriminator="type")]
+
+_NAMES = {"lora", "bottleneck"}  # of adapters in the layers that have them
+
+
+def quantise_blocks(base: QuantisedConfig, model: nnx.Module, *, trained: tuple[str, ...]) -> None:
+    """Quantise the weights of a new network's linear layers in its blocks, in place.
+
+    trained: patterns over the paths of those that are left, because they are trained. ValueError
+    where they leave nothing to quantise.
+    """
+    base.check_installed()
+    paths = {path for path, _ in weight_items(spec_dict(model)) if not is_adapter(path)}
+    kept = matching(trained, paths, key="adapter.also_trained")
+    chosen = {
+        path: linear
+        for path, linear in modules(model, Linear)
+        if "layers" in linear.spec.axes and not is_adapter(path) and f"{path}.kernel" not in kept
+    }
+    if not chosen:
+        raise ValueError(
+            f"adapter.base is given ({base.dtype}), but adapter.also_trained matches the weights "
+            "of all linear layers in the blocks, and what is trained is not quantised; set "
+            "adapter.base=null or leave some out"
+        )
+    for path, linear in chosen.items():
+        linear.quantise(base, path=path)
 
 
 def is_adapter(path: str) -> bool:
     """Whether a dotted path is that of a weight of an adapter."""
-    return "lora" in path.split(".")
+    return not _NAMES.isdisjoint(path.split("."))
 
 
 def without_adapters(tree: Nested) -> Nested:
@@ -74,13 +111,13 @@ def without_adapters(tree: Nested) -> Nested:
     return {
         name: without_adapters(value) if isinstance(value, dict) else value
         for name, value in tree.items()
-        if name != "lora"
+        if name not in _NAMES
     }
 
 
 def merged(model: Any, params: Nested) -> Nested:
-    """The weights of the network by itself that computes what it does with its adapters."""
-    whole = without_adapters(params)
+    """The weights of the network by itself that computes what it does with low-rank adapters."""
+    whole = dequantised(without_adapters(params))
     for path, linear in modules(bind(model, params), Linear):
         if linear.lora is not None:
             *folders, name = path.split(".")
@@ -98,6 +135,6 @@ def _merged_kernel(linear: Linear) -> jax.Array:
         return linear.weight
 
     merge = of_one
-    for _ in linear.kernel.get_metadata("spec").batch_dims:
+    for _ in linear.spec.batch_dims:
         merge = jax.vmap(merge)
     return merge(linear)

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxllm.kernels.attention import Implementation, attention
+from jaxllm.nn.branch import Branch
 from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.norm import Norm
 from jaxllm.nn.param import Initializer
@@ -92,6 +92,7 @@ class Scores:
         key_segment_ids_BS: jax.Array | None = None,
         query_slots_BT: jax.Array | None = None,
         bias_NTS: jax.Array | None = None,
+        prefix_BS: jax.Array | None = None,
         layout: Layout | None,
     ) -> jax.Array:
         """(B, T, N, H), as `kernels.attention`."""
@@ -103,6 +104,7 @@ class Scores:
                 key_segment_ids_BS=key_segment_ids_BS,
                 query_slots_BT=query_slots_BT,
                 bias_NTS=bias_NTS,
+                prefix_BS=prefix_BS,
                 is_causal=self.is_causal,
                 window=window,
                 soft_cap=self.soft_cap,
@@ -118,7 +120,7 @@ class Scores:
         return jax.lax.cond(is_windowed, *branches, q_BTNH, k_BSKH, v_BSKH)
 
 
-class Attention(nnx.Module):
+class Attention(Branch):
     """softmax(q k) v over the positions that a query may see (arXiv:1706.03762, 2305.13245)."""
 
     def __init__(
@@ -179,6 +181,7 @@ class Attention(nnx.Module):
         is_windowed: jax.Array | bool = False,
         memory: Memory | None = None,
         bias_NTS: jax.Array | None = None,
+        prefix_BS: jax.Array | None = None,
         layout: Layout | None,
     ) -> tuple[jax.Array, Cache | None]:
         """(B, T, D) -> (B, T, D) and the cache with the new keys and values in it.
@@ -186,6 +189,7 @@ class Attention(nnx.Module):
         With a cache, positions_BT are also the slots that the new tokens fill. is_windowed:
         whether this layer has the window. memory: what keys and values are made of, and what says
         which of them are seen; default x and segment_ids_BT. bias_NTS: added to the scores.
+        prefix_BS: nonzero for keys, or slots of the cache, that are seen from before them too.
         """
         source_BSD, projected, key_segment_ids_BS = x_BTD, None, None
         if memory is not None:
@@ -214,6 +218,7 @@ class Attention(nnx.Module):
             key_segment_ids_BS=key_segment_ids_BS,
             query_slots_BT=slots_BT,
             bias_NTS=bias_NTS,
+            prefix_BS=prefix_BS,
             layout=layout,
         )
         return self.out(out_BTNH), cache

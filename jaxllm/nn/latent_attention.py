@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from pydantic import PositiveInt, field_validator
 
 from jaxllm.nn.attention import Cache, Scores, extend
+from jaxllm.nn.branch import Branch
 from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.norm import Norm
 from jaxllm.nn.param import Initializer
@@ -70,7 +70,7 @@ class LatentConfig(Config):
         )
 
 
-class LatentAttention(nnx.Module):
+class LatentAttention(Branch):
     """Self-attention like `Attention`; a cache holds the small vectors instead of all heads."""
 
     def __init__(
@@ -131,7 +131,7 @@ class LatentAttention(nnx.Module):
         source = x_BTD
         if self.query_down is not None and self.query_norm is not None:
             source = self.query_norm(self.query_down(x_BTD))
-        turns = self.scores.turns(positions_BT, self.key_rope.kernel[...].shape[-1], is_windowed)
+        turns = self.scores.turns(positions_BT, self.key_rope.spec.shape[-1], is_windowed)
         assert turns is not None, "latent attention without rotary positions"
         query_BTNH = self.query(source)
         query_BTNP = rotate(self.query_rope(source), turns)

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxllm.kernels.matmul import matmul
 from jaxllm.nn.lora import Lora
 from jaxllm.nn.param import Initializer, declare, zeros
+from jaxllm.nn.quantised import Quantised, QuantisedConfig
 from jaxllm.parallel.axes import Axis, Role, WeightSpec
 
 # Name and size of each dimension, in order.
@@ -22,9 +23,11 @@ class Linear(nnx.Module):
     """y = x W + b over named dimensions: sums over `inputs`, produces `outputs`.
 
     W has shape (*inputs, *outputs) and b (*outputs). x ends in the input dimensions.
-    lora: what is learned beside W, see `adapters`.
+    kernel: W, or integers and scales that stay for it. lora: what is learned beside W, see
+    `adapters`.
     """
 
+    kernel: nnx.Param | Quantised
     lora: Lora | None = None
 
     def __init__(
@@ -51,13 +54,16 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., *inputs) -> (..., *outputs), computed in the dtype of x."""
-        kernel = self.kernel[...].astype(x.dtype)
-        rows, outputs = x.shape[: x.ndim - self.num_inputs], kernel.shape[self.num_inputs :]
-        num_inputs = math.prod(kernel.shape[: self.num_inputs])
+        shape = self._shape
+        rows, outputs = x.shape[: x.ndim - self.num_inputs], shape[self.num_inputs :]
+        num_inputs = math.prod(shape[: self.num_inputs])
         x = x.reshape(*rows, num_inputs)
-        y = matmul(x, kernel.reshape(num_inputs, -1))
+        if isinstance(self.kernel, Quantised):
+            y = self.kernel.product(x)
+        else:
+            y = matmul(x, self.kernel[...].astype(x.dtype).reshape(num_inputs, -1))
         if self.lora is not None:
-            y = self.lora(y, x, self.kernel[...].reshape(num_inputs, -1))
+            y = self.lora(y, x, self._kernel.reshape(num_inputs, -1))
         y = y.reshape(*rows, *outputs)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -70,14 +76,42 @@ class Linear(nnx.Module):
         return jnp.einsum("...NO,INO->...NI", y, self._of_heads(y))
 
     def _of_heads(self, like: jax.Array) -> jax.Array:
-        assert self.kernel[...].ndim == 3, self.kernel[...].shape
+        assert len(self._shape) == 3, self._shape
         assert self.bias is None, "it belongs to no input of a head"
         return self.weight.astype(like.dtype)
 
     @property
+    def spec(self) -> WeightSpec:
+        """The declaration of W."""
+        return self._leaf.get_metadata("spec")
+
+    def quantise(self, config: QuantisedConfig, *, path: str) -> None:
+        """Let integers and scales stand for W from now on, in place. path: of the layer.
+
+        ValueError for a tile that does not divide the inputs.
+        """
+        assert isinstance(self.kernel, nnx.Param), f"{path} is quantised already"
+        self.kernel = Quantised(self.kernel, config=config, path=f"{path}.kernel")
+
+    @property
+    def _leaf(self) -> nnx.Param:
+        """What has the shape of W."""
+        return self.kernel.integers if isinstance(self.kernel, Quantised) else self.kernel
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self._leaf[...].shape
+
+    @property
+    def _kernel(self) -> jax.Array:
+        """W in float32."""
+        kernel = self.kernel
+        return kernel.dequantised() if isinstance(kernel, Quantised) else kernel[...]
+
+    @property
     def weight(self) -> jax.Array:
         """W with all that was learned beside it, in float32."""
-        kernel = self.kernel[...]
+        kernel = self._kernel
         if self.lora is None:
             return kernel
         num_inputs = math.prod(kernel.shape[: self.num_inputs])

@@ -8,9 +8,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxllm.kernels.materialize import gradient_materialized, materialized
+from jaxllm.nn.branch import Branch
 from jaxllm.nn.linear import Dims, Linear
 from jaxllm.nn.param import Initializer
 from jaxllm.nn.remat import kept
@@ -28,7 +28,7 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class Mlp(nnx.Module):
+class Mlp(Branch):
     """down(act(up x)), or down(act(gate x) * up x) when gated (arXiv:2002.05202)."""
 
     def __init__(

@@ -4,9 +4,9 @@ B batch, T length, D embed, E experts, L layers.
 """
 
 import jax
-from flax import nnx
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from jaxllm.nn.branch import Branch
 from jaxllm.nn.experts import Experts
 from jaxllm.nn.mlp import Activation, Mlp
 from jaxllm.nn.param import Initializer
@@ -119,7 +119,7 @@ class MoeConfig(Config):
         return Moe(router, experts, shared)
 
 
-class Moe(nnx.Module):
+class Moe(Branch):
     """The weighted sum of the chosen experts (arXiv:1701.06538), and of the shared ones."""
 
     def __init__(self, router: Router, experts: Experts, shared: Mlp | None):

@@ -4,6 +4,7 @@ A Flax module is a pytree; its weights are `nnx.Param` whose metadata carries th
 Optimizers, checkpoints and layouts work on plain nested dicts keyed by attribute names.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,12 @@ def zeros(key: jax.Array, spec: WeightSpec) -> jax.Array:
 def ones(key: jax.Array, spec: WeightSpec) -> jax.Array:
     """All one: a norm's scale."""
     return jnp.ones(spec.shape, jnp.float32)
+
+
+def num_bytes(shape: tuple[int, ...], dtype: jnp.dtype) -> int:
+    """Bytes of an array on a device, where two numbers of four bits share one."""
+    bits = 4 if dtype == jnp.int4 else 8 * dtype.itemsize
+    return -(-math.prod(shape) * bits // 8)
 
 
 def is_param(node: Any) -> bool:

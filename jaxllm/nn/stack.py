@@ -46,12 +46,7 @@ class Stack(nnx.Module):
         offload: OffloadPolicy = "none",
         is_scanned: bool,
     ):
-        layers = jax.vmap(make_layer)(jax.random.split(key, num_layers))
-        self.layers = jax.tree.map(
-            lambda param: param.copy(spec=param.get_metadata("spec").stacked("layers", num_layers)),
-            layers,
-            is_leaf=is_param,
-        )
+        self.layers = stacked(key, make_layer, num_layers=num_layers)
         self.num_layers = num_layers
         self.remat = remat
         self.offload = offload
@@ -121,6 +116,18 @@ class Stack(nnx.Module):
             return param.replace(value.reshape(*sizes, *single))
 
         return jax.tree.map(shape, self.layers, is_leaf=is_param)
+
+
+def stacked[T: nnx.Module](
+    key: jax.Array, make_layer: Callable[[jax.Array], T], *, num_layers: int
+) -> T:
+    """A module whose weights are those of equal ones, along a `layers` axis in front."""
+    layers = jax.vmap(make_layer)(jax.random.split(key, num_layers))
+    return jax.tree.map(
+        lambda param: param.copy(spec=param.get_metadata("spec").stacked("layers", num_layers)),
+        layers,
+        is_leaf=is_param,
+    )
 
 
 def fold_specs(specs: Nested, num_rounds: int) -> Nested:

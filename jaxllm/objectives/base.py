@@ -20,13 +20,17 @@ class Vocabulary(NamedTuple):
     size: how many ids there are. special_ids: those that are no text, the delimiter among them.
     mask_id: the one that stands for a hidden token, where the tokenizer has one.
     continues_word_V: of each id, whether it goes on with the word of the id before; None where the
-    tokenizer does not say.
+    tokenizer does not say. sentinel_ids: those that stand for hidden spans, the first span's
+    first, where the tokenizer has some. delimiter_id: the one that opens documents, None where
+    only the data would tell.
     """
 
     size: int
     special_ids: tuple[int, ...]
     mask_id: int | None = None
     continues_word_V: np.ndarray | None = None
+    sentinel_ids: tuple[int, ...] = ()
+    delimiter_id: int | None = None
 
 
 def row_generators(batch: HostBatch, seed: int) -> list[np.random.Generator]:

@@ -1,6 +1,6 @@
 """Classification of whole texts.
 
-B batch, T length, C classes.
+B batch, C classes.
 """
 
 from typing import Any, Literal
@@ -10,20 +10,27 @@ import jax.numpy as jnp
 
 from jaxllm.kernels.cross_entropy import cross_entropy
 from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.sequence_scores import FIELDS, sequence_scores
 from jaxllm.parallel.layouts import Layout
 from jaxllm.schema import Config
 
 
 class SequenceClassification(Config):
-    """Cross-entropy of the class of each text, of which it has one."""
+    """Cross-entropy of the class of each text, of which it has one, or of any number of them.
+
+    Of any number each class is a question by itself, answered by yes or no, and the loss of a text
+    is the mean over these.
+    """
 
     type: Literal["sequence_classification"] = "sequence_classification"
     """Kind of objective: the class of a text."""
+    is_multi_label: bool = False
+    """Whether a text may have any number of classes, and not just one."""
 
     @property
     def batch_fields(self) -> tuple[str, ...]:
         """The fields of a batch that this objective reads; of pairs also token_types."""
-        return ("tokens", "segment_ids", "positions", "label", "loss_mask")
+        return FIELDS
 
     @property
     def label_fields(self) -> tuple[str, ...]:
@@ -63,21 +70,20 @@ class SequenceClassification(Config):
         layout: Layout | None = None,
     ) -> dict[str, jax.Array]:
         """`logits` (B, C) of the classes, float32; the batch needs no label."""
-        # A model without types tells the texts of a pair apart by the tokens between them.
-        types_BT = None if model.type_embed is None else batch.get("token_types")
-        encoded = model(
-            batch["tokens"],
-            segment_ids_BT=batch["segment_ids"],
-            token_types_BT=types_BT,
-            positions_BT=batch["positions"],
-            keys_B=keys_B,
-            layout=layout,
-        )
-        return {"logits": encoded.logits.astype(jnp.float32)}
+        return {"logits": sequence_scores(model, batch, keys_B=keys_B, layout=layout)}
 
     def sums(self, predictions: dict[str, jax.Array], batch: Batch) -> LossSums:
         """The loss of predictions."""
-        nll_B, _ = cross_entropy(predictions["logits"], batch["label"])
+        logits_BC = predictions["logits"]
+        if self.is_multi_label:
+            nll_B = jnp.mean(_binary_cross_entropy(logits_BC, batch["label"]), axis=-1)
+        else:
+            nll_B, _ = cross_entropy(logits_BC, batch["label"])
         mask_B = batch["loss_mask"].astype(jnp.float32)
         nll = jnp.sum(nll_B * mask_B)
         return LossSums(nll, nll, jnp.sum(mask_B))
+
+
+def _binary_cross_entropy(logits: jax.Array, is_true: jax.Array) -> jax.Array:
+    """-log of the likelihood of each answer, which is sigmoid(logit) for yes; finite for all."""
+    return jax.nn.softplus(logits) - logits * is_true

@@ -29,6 +29,7 @@ WeightAxis = Literal[
     "projection",  # what a head or a tower makes of the residual stream, before its own result
     "labels",  # classes
     "rank",  # the inner dimension of a product that is learned beside a weight
+    "tile",  # inputs of a quantised weight that all share a scale, as one
 ]
 
 # Dimensions of activations. They have names of their own because one array may not use one

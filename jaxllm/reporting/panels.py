@@ -49,11 +49,24 @@ _THROUGHPUT = {
     "memory_bytes": Quantity("Memory", "GiB", factor=2.0**-30),
     "num_tokens": Quantity("Tokens a step", "with a loss"),
 }
-_CLASSES = {
+_TASK = {
     "validation_accuracy": Quantity("Accuracy", "% of validation rows", factor=100.0),
     "validation_macro_f1": Quantity("Macro-F1", "mean over classes"),
     "validation_micro_f1": Quantity("Micro-F1", "over rows"),
     "validation_matthews": Quantity("Matthews correlation", "1 is right, 0 is chance"),
+    "validation_subset_accuracy": Quantity("All labels right", "% of rows", factor=100.0),
+    "validation_f1": Quantity("F1", "of what is found"),
+    "validation_precision": Quantity("Precision", "share of what is found"),
+    "validation_recall": Quantity("Recall", "share of what is there"),
+    "validation_exact_match": Quantity("Exact match", "share of answers"),
+    "validation_pearson": Quantity("Pearson", "correlation", from_zero=False),
+    "validation_spearman": Quantity("Spearman", "correlation of ranks", from_zero=False),
+    "validation_mean_squared_error": Quantity("Squared error", "mean"),
+    "validation_recall_at_1": Quantity("First found", "share of pairs"),
+    "validation_recall_at_5": Quantity("Among the first five", "share of pairs"),
+    "validation_mean_reciprocal_rank": Quantity("Reciprocal rank", "mean over pairs"),
+    "validation_bleu": Quantity("BLEU", "0 to 100"),
+    "validation_chrf": Quantity("chrF", "0 to 100"),
 }
 _EXPERTS = {
     "router_balance_loss": Quantity("Balance of experts", "1 is even", from_zero=False),
@@ -75,7 +88,7 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     """The charts of all quantities that any of `runs` recorded; unknown ones come last."""
     keys = {key for run in runs for key in run.series if not _NOT_DRAWN.fullmatch(key)}
     named = {key for key in keys if _NAMED_SET.fullmatch(key)}
-    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_CLASSES, *_EXPERTS, *_THROUGHPUT, *named}
+    known = {"loss", *_VALIDATION, *_OPTIMISATION, *_TASK, *_EXPERTS, *_THROUGHPUT, *named}
     keys -= {key for key, other in _REPEATS.items() if _equal(runs, key, other)}
     keys -= {"num_tokens"} if _constant(runs, "num_tokens") else set()
     others = {
@@ -84,7 +97,7 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     }
     found = (
         ("Loss", _loss_charts(runs, named)),
-        ("Classes", _charts(runs, _CLASSES, keys)),
+        ("Task", _charts(runs, _TASK, keys)),
         ("Optimisation", _charts(runs, _OPTIMISATION, keys)),
         ("Experts", _charts(runs, _EXPERTS, keys)),
         ("Throughput", _charts(runs, _THROUGHPUT, keys)),

@@ -13,6 +13,7 @@ from jaxllm.data import Data
 from jaxllm.data.examples import ExampleRows, ExamplesConfig
 from jaxllm.data.tokenizer import Tokenizer
 from jaxllm.evaluation import Predicted, make_predict_step, predict_set
+from jaxllm.generation import BeamSearch
 from jaxllm.nn.param import Nested, bind
 from jaxllm.objectives.base import Batch
 from jaxllm.parallel.layouts import Layout
@@ -41,11 +42,17 @@ class Task:
         tokenizer: Tokenizer,
         layout: Layout,
         rows: int,
+        length: int,
+        search: BeamSearch,
     ) -> None:
-        """dataset: how examples are read. rows: of a batch, over all hosts."""
+        """dataset: how examples are read. rows: of a batch, over all hosts.
+
+        length: the longest row, in tokens. search: how texts are written, where they are.
+        """
         self.objective, self.model = objective, model
         self.dataset, self.tokenizer = dataset, tokenizer
         self._layout, self._rows = layout, rows
+        self.length, self.search = length, search
         self._scored_step = make_predict_step(objective, model, layout)
         self._step = jax.jit(
             lambda params, batch: objective.predict(bind(model, params), batch, layout=layout),

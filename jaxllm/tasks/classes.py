@@ -3,18 +3,18 @@
 N rows, C classes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxllm.data import Data
-from jaxllm.data.corpus import SplitName
 from jaxllm.data.examples import ExampleRows
-from jaxllm.data.labelled_rows import LabelledRows
 from jaxllm.data.labelled_texts import LabelledTextsConfig
-from jaxllm.evaluation import ClassFigures, Predicted, class_figures, tfidf_figures
+from jaxllm.evaluation import ClassFigures, Predicted, class_figures
+from jaxllm.evaluation.by_words import class_by_words
 from jaxllm.tasks.base import Task
+from jaxllm.tasks.by_words import comparison, told_by_words
 
 
 class Classes(Task):
@@ -25,7 +25,9 @@ class Classes(Task):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes, in order."""
-        return self.dataset.class_names
+        names = self.dataset.class_names
+        assert names is not None, "the data tells them, if the config does not"
+        return names
 
     def figures(self, predicted: Sequence[Predicted]) -> ClassFigures:
         fields = [one.fields for one in predicted]
@@ -40,15 +42,13 @@ class Classes(Task):
         }
         told = [f"classes     {figures.describe()}, Matthews {figures.matthews:.4f}"]
         if baseline is not None:
-            by_words = self._by_words(data)
+            by_words = told_by_words(data, class_by_words)
+            words = class_figures(*by_words, num_classes=len(self.class_names))
             summary |= {
-                "baseline_accuracy": by_words.accuracy,
-                "baseline_macro_f1": by_words.macro_f1,
+                "baseline_accuracy": words.accuracy,
+                "baseline_macro_f1": words.macro_f1,
             }
-            told.append(
-                f"baseline    {by_words.describe()} by TF-IDF and logistic regression on the same "
-                f"rows: {_verdict(figures.macro_f1 - by_words.macro_f1)}"
-            )
+            told.append(comparison(figures, words, by="logistic regression", what="macro_f1"))
         return summary | {"told": told}
 
     def answer(
@@ -62,34 +62,3 @@ class Classes(Task):
             "label": self.class_names[int(likely_C.argmax())],
             "probabilities": dict(zip(self.class_names, likely_C.tolist(), strict=True)),
         }
-
-    def _by_words(self, data: Data) -> ClassFigures:
-        """What the baseline tells of the validation rows."""
-        names = [name for name in data.examples if name in data.training_sources]
-        return tfidf_figures(
-            _texts(data, names, "train"),
-            _texts(data, list(data.examples), "validation"),
-            num_classes=len(self.class_names),
-        )
-
-
-def _texts(data: Data, names: Iterable[str], split: SplitName) -> tuple[list[str], np.ndarray]:
-    """The texts of the rows of a split as the model sees them, and their classes."""
-    assert data.tokenizer is not None
-    texts, labels = [], []
-    for name in names:
-        rows = data.examples[name].get(split)
-        if rows is None:
-            continue
-        assert isinstance(rows, LabelledRows)
-        for row in range(rows.num_rows):
-            texts.append(" ".join(data.tokenizer.decode(ids) for ids in rows.text_tokens(row)))
-            labels.append(rows.label(row))
-    return texts, np.asarray(labels, np.int32)
-
-
-def _verdict(gap: float) -> str:
-    """Which of both is better, by how much more macro-F1 the model has."""
-    if gap == 0:
-        return "they are equal"
-    return f"the {'model' if gap > 0 else 'baseline'} is better by {abs(gap):.4f} of macro-F1"

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxllm.nn.param import num_bytes
+
 _SHOWN = 12  # lines of an error
 _UINTS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
@@ -68,7 +70,7 @@ class StateHash:
             (jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape, leaf.sharding)
             for path, leaf in jax.tree.leaves_with_path(abstract)
         ]
-        self._sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)]
+        self._sizes = [num_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(abstract)]
         shardings = [sharding for _, _, sharding in self._leaves]
         mesh = shardings[0].mesh
         assert all(sharding.mesh == mesh for sharding in shardings)
@@ -181,6 +183,7 @@ def hash_bits(x: jax.Array) -> jax.Array:
     values to one; the sum, modulo 2^32, may be taken in any order.
     """
     x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
+    x = x.astype(jnp.int8) if x.dtype == jnp.int4 else x  # two of them are a byte
     assert x.dtype.itemsize in _UINTS, x.dtype
     bits = jax.lax.bitcast_convert_type(x, _UINTS[x.dtype.itemsize]).astype(jnp.uint32)
     position, stride = jnp.zeros(x.shape, jnp.uint32), 1

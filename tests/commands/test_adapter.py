@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxllm.commands.convert import export_model, import_model
+from jaxllm.commands.convert import export_adapter, export_model, import_model
 from jaxllm.commands.run_folder import open_model
 from jaxllm.config import load_config
 from jaxllm.hf.model import load_model, write_weights
@@ -18,7 +18,9 @@ from jaxllm.nn.param import bind, param_dict
 from . import runs
 from .test_resume import at_step, crash
 
-ADAPTER = "adapter={rank: 2, dropout: 0.1, targets: ['*.query', '*.down'], has_magnitude: true}"
+LORA = "{type: lora, rank: 2, dropout: 0.1, targets: ['*.query', '*.down'], has_magnitude: true}"
+BOTTLENECK = "{type: bottleneck, size: 4, targets: ['*.mlp']}"
+ADAPTER = f"adapter={LORA}"
 VOCAB = 64
 
 
@@ -116,6 +118,83 @@ def test_another_base_is_refused(ids, base, adapted, tmp_path):
         runs.start(ids, run_dir, *options(other), "training.steps=4")
 
 
+@pytest.fixture(scope="module")
+def bottled(ids, base):
+    """A run with small networks of its own that nothing stopped. Read it only."""
+    run_dir = ids.parent / "bottled"
+    assert runs.start(ids, run_dir, *options(base, adapter=f"adapter={BOTTLENECK}")) == 0
+    return run_dir
+
+
+def test_bottlenecks_resume_and_are_saved_alone(ids, base, bottled, tmp_path, monkeypatch):
+    run_dir, more = tmp_path / "run", options(base, adapter=f"adapter={BOTTLENECK}")
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, crash)  # saved at 3
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            runs.start(ids, run_dir, *more)
+    assert runs.start(ids, run_dir, *more) == 0
+    runs.assert_same_run(run_dir, bottled, step=8)
+    saved = [path for path in runs.arrays(run_dir, 8) if path.startswith("params")]
+    assert len(saved) == 2 * 4  # kernels and biases of both layers, and their averages
+    assert all("['bottleneck']" in path for path in saved)
+    found = arrays(run_dir)
+    for path, leaf in jax.tree.leaves_with_path(load_model(base).params):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        np.testing.assert_array_equal(found.pop(name), leaf)
+    assert all(np.abs(array).max() > 0.01 for array in found.values())
+
+
+def test_bottlenecks_stay_with_their_run(ids, bottled, tmp_path):
+    for export in (export_model, export_adapter):
+        with pytest.raises(ValueError, match=r"bottled has bottleneck adapters.*type=lora"):
+            export(bottled, tmp_path / "out", step=None, dtype="float32")
+    assert not (tmp_path / "out").exists()
+    start = f"init_from={{type: run, path: {bottled}}}"
+    with pytest.raises(ValueError, match=r"bottled has bottleneck adapters, which are no part of"):
+        runs.start(ids, tmp_path / "next", start)
+
+
+def test_an_adapter_goes_out_as_peft_has_it(adapted, uninterrupted, base, tmp_path):
+    export_adapter(adapted, tmp_path / "out", step=None, dtype="bfloat16")
+    raw = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (raw["r"], raw["use_dora"], raw["lora_dropout"]) == (2, True, 0.1)
+    assert raw["target_modules"] == ["down_proj", "q_proj"]
+    assert raw["base_model_name_or_path"] == str(base)
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    with pytest.raises(ValueError, match=r"has no adapter; export the whole model, without --ad"):
+        export_adapter(uninterrupted, tmp_path / "none", step=None, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        pytest.param("null", marks=pytest.mark.slow),
+        "{type: lora, targets: ['*.mlp'], also_trained: [out]}",
+    ],
+)
+def test_new_tokens_go_out_with_the_model(adapter, ids, base, tmp_path):
+    """Of a run that trains all, and of one that reads what it does not train from its base."""
+    run_dir, out = tmp_path / "run", tmp_path / "out"
+    more = (
+        f"init_from={{type: hf, path: {base}, new_tokens: mean}}",
+        "model={vocab_size: 72}",
+        f"adapter={adapter}",
+        *("optim.schedule.warmup_steps=0", "training.steps=1"),
+    )
+    assert runs.start(ids, run_dir, *more) == 0
+    export_model(run_dir, out, step=None, dtype="float32")
+    result, old = load_model(out), load_model(base)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == 72
+    table, before = (np.asarray(one.params["embed"]["table"]) for one in (result, old))
+    assert table.shape == (72, 32)
+    if adapter != "null":
+        np.testing.assert_array_equal(table[:VOCAB], before)
+        # The mean in float64, to a rounding of float32.
+        np.testing.assert_allclose(table[VOCAB:], np.tile(before.mean(0, np.float64), (8, 1)), 2e-7)
+        with pytest.raises(ValueError, match=r"run has more tokens than .*without --adapter"):
+            export_adapter(run_dir, tmp_path / "adapter", step=None, dtype="float32")
+
+
 FROZEN = "training={steps: 4, frozen: [blocks, embed]}"
 
 
@@ -146,8 +225,13 @@ def test_a_part_of_a_network_is_trained(ids, uninterrupted, tmp_path, monkeypatc
         (["init_from=null", ADAPTER], r"adapter is given, but init_from is null"),
         (["training.frozen=[embed]"], r"training\.frozen is given, but init_from is null"),
         (["training.frozen=[embed]", ADAPTER], r"with an adapter all other weights stay"),
-        (["adapter={rank: 2}"], r"adapter\.targets: missing; Linear layers that have one"),
-        (["adapter={targets: []}"], r"adapter\.targets: given \[\]; needs at least 1"),
+        (["adapter={rank: 2}"], r"adapter\.type: missing; it is one of lora, bottleneck"),
+        (["adapter={type: lora, size: 2}"], r"adapter\.size: unknown key"),
+        (
+            ["adapter={type: lora, rank: 2}"],
+            r"adapter\.targets: missing; Linear layers that have one",
+        ),
+        (["adapter={type: lora, targets: []}"], r"adapter\.targets: given \[\]; needs at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(ids, overrides, message):

@@ -102,7 +102,7 @@ def test_its_figures_are_in_metrics_summary_and_page(finished):
     assert 0.5 < summary["baseline_macro_f1"] < 1
     report([finished], out=finished.parent / "page.html")
     page = (finished.parent / "page.html").read_text()
-    for said in ("<h2>Confusion</h2>", "war told as peace: ", "<h2>Classes</h2>", "Macro-F1"):
+    for said in ("<h2>Confusion</h2>", "war told as peace: ", "<h2>Task</h2>", "Macro-F1"):
         assert said in page
 
 
@@ -138,7 +138,7 @@ def test_its_score_is_the_same_again(finished):
             "data.datasets.more={type: synthetic}",
             r"data\.datasets\.more is of type synthetic, .* give one of type labelled_texts",
         ),
-        ("samples.every=3", r"a model of type encoder writes no text"),
+        ("samples.every=3", r"a model of type encoder continues no text"),
     ],
 )
 def test_what_does_not_fit_is_refused(config, override, message):

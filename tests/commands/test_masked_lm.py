@@ -53,7 +53,7 @@ def test_its_score_is_the_same_again_and_counts_no_bytes(masked):
 
 
 def test_it_writes_no_text(masked):
-    with pytest.raises(ValueError, match=r"a model of type encoder, which writes no text"):
+    with pytest.raises(ValueError, match=r"a model of type encoder, which continues no text"):
         generate(masked, ["the "], sampling={})
 
 
@@ -63,7 +63,7 @@ def test_it_writes_no_text(masked):
         ("objective.type=causal_lm", r"objective\.type=causal_lm trains model\.type=decoder"),
         ("model.type=decoder", r"objective\.type=masked_lm trains model\.type=encoder"),
         ("model.head=pooler", r"objective\.type=masked_lm needs model\.head=masked_lm"),
-        ("samples.every=3", r"samples\.every is given, but a model of type encoder writes no text"),
+        ("samples.every=3", r"samples\.every is given, but a model of type encoder continues no text"),
     ],
 )
 def test_what_does_not_fit_an_encoder_is_refused(text, override, message):

@@ -310,7 +310,7 @@ def test_a_field_may_be_another_file_but_none_outside(tmp_path):
     }
     path.write_text("file,label\none,a\n")
     (record,) = read(source)
-    assert record.fields["speech"] == "all of it\n"
+    assert record.text("speech", key="text") == "all of it\n"
     for cell, message in (
         ("two", r"a\.csv:2: it names .*two\.txt, and there is no such file"),
         ("../a", r"a\.csv:2: 'file' is '\.\./a', which names no file below"),

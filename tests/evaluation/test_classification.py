@@ -7,7 +7,7 @@ from sklearn import metrics
 from tiny import fast
 
 from jaxllm.data.validation_rows import ValidationRows
-from jaxllm.evaluation import class_figures, make_predict_step, predict_set, tfidf_figures
+from jaxllm.evaluation import class_figures, make_predict_step, predict_set
 from jaxllm.models import EncoderConfig
 from jaxllm.nn.param import bind, param_dict
 from jaxllm.objectives import SequenceClassification
@@ -104,14 +104,3 @@ def test_filling_of_the_last_batch_changes_nothing(encoder):
     nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(21), label]
     assert found[0].score.loss == pytest.approx(nll.mean(), rel=1e-5)
     assert np.ptp(logits, axis=0).max() > 0.1, "rows that all look alike would prove nothing"
-
-
-def test_the_baseline_learns_words():
-    texts = [f"{word} and {n}" for n in range(20) for word in ("war", "law")]
-    label = np.arange(40) % 2
-    found = tfidf_figures(
-        (texts, label), (["the war", "a law", "law"], np.array([0, 1, 0])), num_classes=2
-    )
-    assert found.confusion == [[1, 1], [0, 1]]
-    alone = tfidf_figures((texts, np.zeros(40)), (texts, label), num_classes=2)
-    assert alone.accuracy == 0.5

@@ -19,6 +19,9 @@ from . import random_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf"
 
+LOSSES = GOLDEN.with_name("hf_losses")
+"""Other losses of the same networks."""
+
 # Two float32 programs differ from float64, and from each other, by about one noise.
 NOISES = 20
 
@@ -83,16 +86,16 @@ def names(*model_types):
     ]
 
 
-def read(name, file="config.json"):
+def read(name, file="config.json", *, golden=GOLDEN):
     """A recorded JSON file; None if the case has none of that name."""
-    path = GOLDEN / name / file
+    path = golden / name / file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 @cache
-def published(name):
+def published(name, *, golden=GOLDEN):
     """The recorded model of a name."""
-    raw = read(name)
+    raw = read(name, golden=golden)
     family = family_of(raw, name=name)
     config = family.read_config(raw, name=name)
     size = getattr(config, "vocab_size", None)
@@ -105,8 +108,8 @@ def published(name):
         module,
         spec_dict(module),
         family.rows(config),
-        random_weights.fill(read(name, "manifest.json")),
-        dict(np.load(GOLDEN / name / "reference.npz")),
+        random_weights.fill(read(name, "manifest.json", golden=golden)),
+        dict(np.load(golden / name / "reference.npz")),
     )
 
 

@@ -6,7 +6,6 @@ V vocabulary.
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import fast
@@ -15,6 +14,8 @@ from jaxllm.generation.translate import Translator
 from jaxllm.hf.registry import family_of
 from jaxllm.hf.weights import tensors
 from jaxllm.nn.param import bind
+from jaxllm.objectives import Seq2Seq
+from jaxllm.objectives.teacher_forcing import decoder_tokens
 
 from .compared import (
     check_adamw_losses,
@@ -45,24 +46,29 @@ def by_pace(kind):
 
 @cache
 def answers(name):
-    """Weights, outputs, loss and gradients of a case, and what computed them."""
+    """Weights, outputs, the objective's loss, its gradients, and what computed them."""
     case = published(name)
-    source, target, labels, mask = (
-        case.reference[key]
-        for key in ("input_ids", "decoder_input_ids", "labels", "attention_mask")
-    )
+    labels, given = case.reference["labels"], case.reference["decoder_input_ids"]
     is_scored = labels >= 0
+    targets = np.where(is_scored, labels, case.config.padding_id or 0)  # there they are -100
+    read = decoder_tokens(targets, start_id=case.config.start_id)
+    np.testing.assert_array_equal(np.where(is_scored, read, 0), np.where(is_scored, given, 0))
+    batch = {
+        "encoder_tokens": case.reference["input_ids"],
+        "encoder_mask": case.reference["attention_mask"],
+        "targets": targets,
+        "loss_mask": is_scored,
+    }
 
     def loss(params):
-        model, memories = bind(case.module, params), []
+        model, memories, states, logits = bind(case.module, params), [], [], []
         model.encode = remembering(model.encode, memories)
-        hidden = model.hidden(source, target, encoder_mask_BS=mask)
-        logits = model.logits(hidden)
-        is_label = labels[..., None] == jnp.arange(logits.shape[-1])  # none where it is -100
-        nll = -jnp.sum(jax.nn.log_softmax(logits) * is_label)
-        return nll / np.sum(is_scored), {
-            "logits": logits,
-            "last_hidden_state": hidden,
+        model.hidden = remembering(model.hidden, states)
+        model.logits = remembering(model.logits, logits)
+        sums = Seq2Seq()(model, batch)
+        return sums.loss / sums.num_tokens, {
+            "logits": logits[0],
+            "last_hidden_state": states[0],
             "encoder_last_hidden_state": memories[0].x_BSD,
         }
 

@@ -33,8 +33,8 @@ CASES = {
 }
 
 
-def written(name, folder, options=None):
-    """(the run's model, weights and merged weights; adapter_config.json; its tensors)."""
+def exported(name, folder, options=None):
+    """(the model in folder/base, the network with adapters and its weights) of folder/adapter."""
     published(name).write(folder / "base")
     model = load_model(folder / "base")
     adapter = LoraConfig(rank=RANK, alpha=ALPHA, **(options or CASES[name]))
@@ -63,6 +63,12 @@ def written(name, folder, options=None):
         trained=split(specs, chosen | also)[0],
         base="their/model",
     )
+    return model, network, params
+
+
+def written(name, folder, options=None):
+    """(the run's model and its merged weights; adapter_config.json; the adapter's tensors)."""
+    model, network, params = exported(name, folder, options)
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     (folder / "adapter" / "adapter_model.safetensors").rename(folder / "model.safetensors")
     return model, merged(network, params), config, whole(read_folder(folder))
@@ -145,6 +151,5 @@ def test_a_head_of_classes_comes_with_it(name, names, tmp_path):
 
 
 def test_a_layer_that_is_no_matrix_is_refused(tmp_path):
-
     with pytest.raises(ValueError, match=r"projection\.weight has no adapter in PEFT's format"):
         written("vit", tmp_path, {"targets": ("patch_embed",)})

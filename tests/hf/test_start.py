@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from pydantic import TypeAdapter
 
 from jaxllm.hf.start import HfStart
-from jaxllm.models import EncoderConfig
+from jaxllm.models import EncoderConfig, ModelConfig
 from jaxllm.nn.param import spec_dict
 
 from .published import published
@@ -56,6 +57,18 @@ def test_only_a_head_that_the_folder_has_not_is_new(name, changes, new, tmp_path
     assert len(found) > 10
     for path, values in found.items():
         np.testing.assert_array_equal(values, there[path], err_msg=".".join(path))
+
+
+@pytest.mark.parametrize("name", ["t5_v1_1", "marian"])
+def test_an_encoder_decoder_starts_from_all_that_there_is(name, tmp_path):
+    published(name).write(tmp_path / name)
+    start = HfStart(path=str(tmp_path / name))
+    config = TypeAdapter(ModelConfig).validate_python(start.model())
+    assert config == published(name).config
+    assert not start.new_weights(config, specs=published(name).specs)
+    found = weights(start, config, published(name).specs)
+    for path, values in flatten_dict(published(name).load()).items():
+        np.testing.assert_array_equal(found[path], values, err_msg=".".join(path))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,24 @@ def test_window_and_soft_cap(window, soft_cap, has_cache):
     check(out, exact, "float32")
 
 
+@pytest.mark.parametrize(("window", "has_cache"), [(None, False), (4, False), (None, True)])
+def test_a_prefix_is_seen_from_before_it_too(window, has_cache):
+    """Within a window that reaches as far ahead as back; in a cache, of its first slots."""
+    num_keys = S if has_cache else T
+    q, k, v = random_qkv("float32", num_keys=num_keys)
+    prefix_BS = jnp.arange(num_keys) < jnp.array([[5], [0]])
+
+    def may_look(row, query, key):
+        is_near = window is None or abs(query - key) < window
+        return is_near and bool(key <= query or prefix_BS[row, key])
+
+    slots_BT = jnp.broadcast_to(jnp.arange(T), (B, T)) if has_cache else None
+    run = fast(
+        lambda *qkv: attention(*qkv, prefix_BS=prefix_BS, window=window, query_slots_BT=slots_BT)
+    )
+    check(run(q, k, v), reference(q, k, v, may_look), "float32")
+
+
 @pytest.mark.parametrize("implementation", ["splash", "cudnn"])
 def test_a_kernel_of_another_platform_is_refused(implementation):
     with pytest.raises(ValueError, match=rf"model\.attention: {implementation} cannot.*cpu.*xla"):
@@ -125,9 +143,11 @@ def test_a_kernel_of_another_platform_is_refused(implementation):
         ("tpu", {"dtype": "float32"}, "splash"),
         ("tpu", {"num_queries": 200}, "xla"),
         ("tpu", {"has_cache": True}, "xla"),
+        ("tpu", {"has_prefix": True}, "xla"),
         ("gpu", {"soft_cap": None}, "cudnn"),
         ("gpu", {"soft_cap": 30.0}, "xla"),
         ("gpu", {"soft_cap": None, "dtype": "float32"}, "xla"),
+        ("gpu", {"soft_cap": None, "has_prefix": True}, "xla"),
         ("cpu", {}, "xla"),
     ],
 )

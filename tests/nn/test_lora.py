@@ -7,80 +7,33 @@ import pytest
 import tiny
 from flax import nnx
 
-from jaxllm.models import Encoder
 from jaxllm.nn.adapters import LoraConfig, merged, without_adapters
 from jaxllm.nn.linear import Linear
 from jaxllm.nn.param import bind, normal, spec_dict
 
+from . import adapted as networks
+from .adapted import NETWORKS, hidden, weights
+
 RANK, ALPHA = 3, 6.0
-NETWORKS = {
-    "llama": (tiny.config(num_layers=2, qk_norm="head"), {"has_magnitude": True}),
-    "unscanned": (tiny.gpt2(num_layers=2, is_scanned=False), {"is_rank_stabilised": True}),
-    "latent": (tiny.deepseek(num_layers=2), {"has_magnitude": True}),
-    "experts": (
-        tiny.config(
-            num_layers=1, moe={"num_experts": 4, "expert_dim": 24, "num_shared_experts": 1}
-        ),
-        {},
-    ),
-    "encoder": (tiny.bert(), {"has_magnitude": True}),
+OPTIONS = {"rank": RANK, "alpha": ALPHA, "targets": ("*blocks",)}
+CHANGES = {
+    "llama": {"has_magnitude": True},
+    "unscanned": {"is_rank_stabilised": True},
+    "latent": {"has_magnitude": True},
+    "encoder": {"has_magnitude": True},
+    "images": {"targets": ("*blocks", "patch_embed")},
 }
 
 
 def adapted(config, **changes):
-    """A tiny abstract network with adapters on all that is linear in its blocks."""
-    options = {"rank": RANK, "alpha": ALPHA, "targets": ("blocks",)}
-    adapter = LoraConfig(**(options | changes))
-
-    def make(key):
-        model = config.build(key, tiny.VOCAB)
-        adapter.attach(key, model)
-        return model
-
-    return jax.eval_shape(make, jax.random.key(0))
-
-
-def weights(model, *, is_new):
-    """Random weights; those of adapters as they begin, or as training may leave them."""
-    rng = np.random.default_rng(0)
-
-    def start(path, spec):
-        values = rng.normal(size=spec.shape)
-        names = [key.key for key in path]
-        if "lora" not in names:
-            by_role = {"scale": 1 + 0.1 * values, "bias": 0.1 * values}
-            values = by_role.get(spec.role, spec.fan_in**-0.5 * values)
-        elif is_new and names[-1] != "a":
-            values = 0 * values
-        else:
-            values = 0.2 * values
-        return np.float32(values)
-
-    return jax.tree.map_with_path(start, spec_dict(model))
-
-
-ROWS = tiny.batch(0, rows=4)
-POSITIONS_BT = np.broadcast_to(np.arange(tiny.LENGTH), ROWS["tokens"].shape)
-
-
-def hidden(model):
-    """The network's states of some rows: of (its weights), or also (keys, an order of the rows)."""
-
-    def run(params, keys_B=None, order=slice(None)):
-        network = bind(model, params)
-        tokens_BT, fields = jnp.asarray(ROWS["tokens"])[order], {"positions_BT": POSITIONS_BT}
-        fields["keys_B"] = None if keys_B is None else keys_B[order]
-        if isinstance(network, Encoder):
-            return network(tokens_BT, **fields).hidden_BTD
-        return network.hidden(tokens_BT, **fields)[0]
-
-    return tiny.fast(run)
+    """A network with adapters on all that is linear in its blocks."""
+    return networks.adapted(config, LoraConfig(**(OPTIONS | changes)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_begins_as_it_is_and_is_itself_when_merged(name):
-    config, options = NETWORKS[name]
-    model, alone = adapted(config, **options), tiny.abstract(config)
+    config = NETWORKS[name]
+    model, alone = adapted(config, **CHANGES.get(name, {})), tiny.abstract(config)
     with_adapters, by_itself = hidden(model), hidden(alone)
     new, learned = (weights(model, is_new=is_new) for is_new in (True, False))
     start = by_itself(without_adapters(new))

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.nn.param import bind
 from jaxllm.objectives import SequenceClassification, Vocabulary
-from tests.hf.compared import check_gradients, check_loss
-from tests.hf.published import published
+from tests.hf.published import LOSSES, published
+
+from .sequences import check_it_is_theirs
 
 B, T, C = 6, 5, 4
 
@@ -28,26 +28,31 @@ def batch(**changes):
 
 def test_loss_and_gradients_are_those_of_transformers():
     """Through the objective, on the rows that were recorded: a pair's types, padding and all."""
-    case = published("bert_sequence")
-    reference = case.reference
-    tokens = reference["input_ids"]
-    given = {
-        "tokens": tokens,
-        "segment_ids": reference["attention_mask"],
-        "positions": np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape),
-        "token_types": reference["token_type_ids"],
-        "label": reference["labels"],
-        "loss_mask": np.ones(len(tokens), np.float32),
-    }
+    check_it_is_theirs(SequenceClassification(), published("bert_sequence"))
 
-    def loss(params):
-        sums = SequenceClassification()(bind(case.module, params), given)
-        return sums.loss / sums.num_tokens
 
-    options = {"xla_backend_optimization_level": 0}
-    found, gradients = jax.jit(jax.value_and_grad(loss), compiler_options=options)(case.load())
-    check_loss(case, found)
-    check_gradients(case, gradients)
+def test_of_any_number_of_classes_they_are_those_of_transformers():
+    case = published("bert_multi_label", golden=LOSSES)
+    assert 0 < case.reference["labels"].mean() < 1
+    check_it_is_theirs(SequenceClassification(is_multi_label=True), case)
+
+
+def test_answers_of_any_size_have_a_finite_loss():
+    """Yes and no to each class; a mean over them, of rows that are scored."""
+    logits = np.array([[500.0, -500.0], [0.0, 2.0], [1.0, 1.0]], np.float32)
+    flags = np.array([[0, 1], [1, 0], [0, 0]], np.float32)
+    mask = np.array([1, 1, 0], np.float32)
+    objective = SequenceClassification(is_multi_label=True)
+    given = {"label": flags, "loss_mask": mask}
+
+    def loss(logits):
+        return objective.sums({"logits": logits}, given).loss
+
+    found, gradients = jax.value_and_grad(loss)(jnp.asarray(logits))
+    second = (np.log(2) + np.log1p(np.exp(2.0))) / 2
+    np.testing.assert_allclose(found, 500 + second, rtol=1e-6)  # float32 rounding
+    assert np.isfinite(gradients).all()
+    np.testing.assert_array_equal(gradients[2], 0)
 
 
 def model(logits, called, *, type_embed=None):

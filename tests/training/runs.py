@@ -10,7 +10,17 @@ import tiny
 from jaxllm.data.batch import unchanged
 from jaxllm.models import Decoder
 from jaxllm.nn.param import param_dict, spec_dict
-from jaxllm.objectives import CausalLm, MaskedLm, SequenceClassification, Vocabulary
+from jaxllm.objectives import (
+    CausalLm,
+    Contrastive,
+    ImageClassification,
+    MaskedLm,
+    PrefixLm,
+    SequenceClassification,
+    SpanCorruption,
+    Vocabulary,
+)
+from jaxllm.objectives.pixels import PixelConfig
 from jaxllm.optim import AdamW, EmaConfig, Muon
 from jaxllm.optim.schedules import Linear
 from jaxllm.parallel.mesh import ParallelConfig
@@ -49,10 +59,30 @@ RECIPES = {
         tiny.bert(dropout=0.1, head="sequence", num_labels=3),
         AdamW(learning_rate=0.02, eps=1e-3),
     ),
+    "spans": (tiny.t5(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "prefixes": (tiny.config(num_layers=2, dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "pictures": (tiny.vit(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "pairs": (tiny.bert(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
 }
 MASKED = MaskedLm(rate=0.4)
-VOCABULARY = Vocabulary(tiny.VOCAB, special_ids=(tiny.DELIMITER,), mask_id=1)
-OBJECTIVES = {"masked": MASKED, "classes": SequenceClassification()}
+SPANS = SpanCorruption(rate=0.3, mean_span=2.0, num_sentinels=3)
+VOCABULARY = Vocabulary(
+    tiny.VOCAB,
+    special_ids=(tiny.DELIMITER,),
+    mask_id=1,
+    sentinel_ids=(63, 62, 61),
+    delimiter_id=tiny.DELIMITER,
+)
+OBJECTIVES = {
+    "masked": MASKED,
+    "spans": SPANS,
+    "prefixes": PrefixLm(),
+    "classes": SequenceClassification(),
+    "pictures": ImageClassification(
+        label_smoothing=0.1, pixels=PixelConfig(is_flipped=True, max_shift=1)
+    ),
+    "pairs": Contrastive(is_symmetric=True),
+}
 LAYOUTS = {
     "replicated": ParallelConfig(layout="replicated"),
     "data": ParallelConfig(layout="data"),
@@ -110,7 +140,14 @@ def make(recipe, layout, *, num_microbatches=1, anomalies=None):
         anomalies=anomalies,
     )
     jitted = tiny.fast(step, donate_argnums=0, out_shardings=(shardings, layout.sharding()))
-    arrange = {"masked": MASKED.arrangement(VOCABULARY, seed=7), "classes": labelled}
+    arrange = {
+        "masked": MASKED.arrangement(VOCABULARY, seed=7),
+        "spans": SPANS.arrangement(VOCABULARY, seed=7),
+        "prefixes": PrefixLm().arrangement(VOCABULARY, seed=7),
+        "classes": labelled,
+        "pictures": pictured,
+        "pairs": paired,
+    }
     return Run(
         layout,
         specs,
@@ -129,6 +166,25 @@ def labelled(rows):
         "label": rows["targets"][:, 0] % 3,
         "loss_mask": rows["loss_mask"][:, 0],
     }
+
+
+def pictured(rows):
+    """Pictures of noise in place of the rows, of which each has a class."""
+    random = np.random.default_rng(int(rows["example_index"][0]))
+    return {
+        "pixels": random.integers(0, 256, (len(rows["tokens"]), 8, 8, 3)).astype(np.uint8),
+        "label": rows["targets"][:, 0] % 5,
+        "loss_mask": rows["loss_mask"][:, 0],
+        "example_index": rows["example_index"],
+    }
+
+
+def paired(rows):
+    """The rows as texts, each with another one."""
+    texts = labelled(rows)
+    names = ("tokens", "segment_ids", "positions")
+    others = {f"other_{name}": np.roll(texts[name], 1, axis=0) for name in names}
+    return {**{name: texts[name] for name in (*names, "loss_mask", "example_index")}, **others}
 
 
 def batch(seed):

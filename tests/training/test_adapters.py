@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from jaxllm.nn.adapters import LoraConfig, is_adapter
+from jaxllm.nn.bottleneck import BottleneckConfig
 from jaxllm.nn.param import spec_dict
 from jaxllm.nn.parts import matching, part_like, split
 from jaxllm.objectives import CausalLm
@@ -26,13 +27,26 @@ from jaxllm.training.step import make_loss, make_train_step
 ROWS, STEPS, TOTAL_STEPS = 8, 3, 100
 CONFIG = tiny.config(num_layers=2)
 OPTIM = AdamW(learning_rate=0.02, eps=1e-3, schedule=Linear())
-LORA = LoraConfig(rank=2, dropout=0.2, targets=("*.query", "*.down"), has_magnitude=True)
+ADAPTERS = {
+    "lora": LoraConfig(rank=2, dropout=0.2, targets=("*.query", "*.down"), has_magnitude=True),
+    "bottleneck": BottleneckConfig(size=6, targets=("*.attention", "*.mlp")),
+}
 ONE_DEVICE = ParallelConfig(layout="replicated").build(jax.devices()[:1])
 LAYOUTS = {
     "fsdp": ParallelConfig(layout="fsdp", data=2),
     "fsdp_tensor": ParallelConfig(layout="fsdp", tensor=2),
+    "zero1_context": ParallelConfig(layout="zero1", context=2),
     "stages": ParallelConfig(layout="fsdp", stage=2, data=2, pipeline_microbatches=2),
+    "stages_tensor": ParallelConfig(layout="fsdp", stage=2, tensor=2, pipeline_microbatches=2),
 }
+# The others, which are slow, have nothing that one of these has not.
+CASES = [("lora", "fsdp_tensor"), ("lora", "stages"), ("bottleneck", "stages_tensor")]
+CASES += [
+    pytest.param(kind, name, marks=pytest.mark.slow)
+    for kind in ADAPTERS
+    for name in LAYOUTS
+    if (kind, name) not in CASES
+]
 
 
 class Run(NamedTuple):
@@ -44,21 +58,22 @@ class Run(NamedTuple):
     frozen: dict
 
 
-def make(layout, *, frozen=None, num_microbatches=1):
-    """A run with adapters, or one that leaves alone what a pattern matches."""
+def make(layout, kind, *, num_microbatches=1):
+    """A run with adapters of a kind, or one that leaves alone what a pattern matches."""
+    adapter = ADAPTERS.get(kind)
 
     def build(key):
         model = CONFIG.build(key, tiny.VOCAB)
-        if frozen is None:
-            LORA.attach(key, model)
+        if adapter is not None:
+            adapter.attach(key, model)
         return model
 
     model = jax.eval_shape(build, jax.random.key(0))
     specs = spec_dict(model)
     paths = {path for path, _ in weight_items(specs)}
     chosen = {path for path in paths if is_adapter(path)}
-    if frozen is not None:
-        chosen = paths - matching([frozen], paths, key="training.frozen")
+    if adapter is None:
+        chosen = paths - matching([kind], paths, key="training.frozen")
     trained, others = split(specs, chosen)
     optimizer = OPTIM.build(trained, total_steps=TOTAL_STEPS)
     rng = np.random.default_rng(0)
@@ -104,9 +119,9 @@ def train(run, layout):
 
 
 @cache
-def alone(frozen=None):
+def alone(kind):
     """On one device: the run, its last state and its history."""
-    run = make(ONE_DEVICE, frozen=frozen)
+    run = make(ONE_DEVICE, kind)
     return run, *train(run, ONE_DEVICE)
 
 
@@ -117,9 +132,9 @@ def bits(tree):
     }
 
 
-@pytest.mark.parametrize("frozen", [None, "blocks"])
-def test_what_is_frozen_keeps_every_bit_and_all_else_moves(frozen):
-    run, state, history = alone(frozen)
+@pytest.mark.parametrize("kind", [*ADAPTERS, "blocks"])
+def test_what_is_frozen_keeps_every_bit_and_all_else_moves(kind):
+    run, state, history = alone(kind)
     assert bits(state.frozen) == bits(run.state.frozen)
     before, after = bits(run.state.params), bits(state.params)
     assert before.keys() == after.keys()
@@ -127,16 +142,16 @@ def test_what_is_frozen_keeps_every_bit_and_all_else_moves(frozen):
     assert all(np.isfinite(metrics["loss"]) for _, _, metrics in history)
 
 
-@pytest.mark.parametrize("frozen", [None, "blocks"])
-def test_nothing_is_kept_or_computed_for_what_is_frozen(frozen):
+@pytest.mark.parametrize("kind", [*ADAPTERS, "blocks"])
+def test_nothing_is_kept_or_computed_for_what_is_frozen(kind):
     """No moment, average or gradient; and of the products of a step a third less, or nearly."""
-    run, _, _ = alone(frozen)
+    run, _, _ = alone(kind)
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(run.state.params))
     assert sorted(leaf.shape for leaf in jax.tree.leaves(run.state.ema)) == shapes
     moments = sorted(leaf.shape for leaf in jax.tree.leaves(run.state.opt_state) if leaf.ndim)
     assert moments == sorted([*shapes, *shapes])
     # Of forward, backward to activations and backward to weights the last is hardly there.
-    assert flops(run) < 0.8 * flops(make(ONE_DEVICE, frozen="norm"))
+    assert flops(run) < 0.8 * flops(make(ONE_DEVICE, "norm"))
 
 
 def flops(run):
@@ -145,16 +160,16 @@ def flops(run):
     return lowered.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_computes_what_one_device_does(layout):
+@pytest.mark.parametrize(("kind", "layout"), CASES)
+def test_every_layout_computes_what_one_device_does(kind, layout):
     layout = LAYOUTS[layout].build()
-    run = make(layout, num_microbatches=2 if layout.axis_size("tensor") > 1 else 1)
+    run = make(layout, kind, num_microbatches=2 if layout.axis_size("tensor") > 1 else 1)
     for part, specs in ((run.state.params, run.trained), (run.state.frozen, run.frozen)):
         jax.tree.map(partial(assert_cut, layout), part, specs)
     state, history = train(run, layout)
-    assert fingerprint(state.frozen) == fingerprint(alone()[1].frozen)
+    assert fingerprint(state.frozen) == fingerprint(alone(kind)[1].frozen)
     for (params, ema, metrics), (other_params, other_ema, other_metrics) in zip(
-        history, alone()[2], strict=True
+        history, alone(kind)[2], strict=True
     ):
         for name in ("loss", "gradient_norm"):
             np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=1e-5)
@@ -169,7 +184,7 @@ def assert_cut(layout, leaf, spec):
 
 
 def test_a_fingerprint_tells_every_bit():
-    _, state, _ = alone()
+    _, state, _ = alone("lora")
     first = fingerprint(state.frozen)
     table = np.array(state.frozen["embed"]["table"])
     table.view(np.uint32)[3, 5] ^= 1

@@ -86,7 +86,19 @@ def assert_in_place(state, run):
     + [(blocks, "fsdp_tensor") for blocks in ("windows", "latent")]
     + [pytest.param(blocks, "context", marks=pytest.mark.slow) for blocks in ("windows", "latent")]
     + [("masked", layout) for layout in ("fsdp", "fsdp_tensor", "zero1", "data")]
-    + [("classes", layout) for layout in ("fsdp_tensor", "data")],
+    + [("classes", layout) for layout in ("fsdp_tensor", "data")]
+    + [("spans", "fsdp_tensor"), ("prefixes", "zero1")]
+    + [("pairs", "fsdp_tensor"), ("pictures", "zero1")]
+    + [
+        pytest.param(*other, marks=pytest.mark.slow)
+        for other in (
+            ("pairs", "zero1"),
+            ("pictures", "fsdp_tensor"),
+            ("spans", "fsdp"),
+            ("spans", "zero1"),
+            ("prefixes", "fsdp_tensor"),
+        )
+    ],
 )
 def test_every_layout_computes_what_one_device_does(recipe, layout):
     run = runs.make(recipe, runs.LAYOUTS[layout].build())
