@@ -172,7 +172,7 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
     if start is None or not isinstance(given, dict) or set(given) >= set(_fields_of(given)):
         return raw
     try:
-        return {**raw, "model": _merged(start.model(), given)}
+        return {**raw, "model": _merged(_model_of(start), given)}
     except ValueError as error:
         # A run that has its own weights by now goes on without the folder that it started from.
         saved = as_path(str(raw.get("run_dir"))).expanduser() / "config.yaml"
@@ -180,6 +180,17 @@ def _with_model(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
             own = yaml.safe_load(saved.read_text(encoding="utf-8"))["model"]
             return {**raw, "model": _merged(own, given)}
         raise ValueError(f"{origin}: init_from: {error}") from None
+
+
+def _model_of(start: HfStart | RunStart) -> dict[str, Any]:
+    """The model section of what training starts from, with the size of its vocabulary."""
+    model = start.model()
+    if isinstance(start, HfStart) or model.get("vocab_size", 0) is not None:
+        return model
+    # Another objective may use fewer ids; the rows of the weights stay as many.
+    count = start.num_ids()
+    kind: Any = TypeAdapter(ModelConfig).validate_python(model)
+    return model if count is None else {**model, "vocab_size": kind.padded_vocab_size(count)}
 
 
 def _fields_of(model: Mapping[str, Any]) -> Iterable[str]:
@@ -190,14 +201,18 @@ def _fields_of(model: Mapping[str, Any]) -> Iterable[str]:
     return ("type",)  # no kind that there is, as is told with everything else
 
 
+def _replaced(there: Any, value: Any) -> Mapping[str, Any]:
+    """A section with what is given; of another kind nothing is left of what was there."""
+    kind = there.get("type")
+    return _merged(there, value) if value.get("type", kind) == kind else value
+
+
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         there = merged.get(key)
-        is_section = isinstance(value, Mapping) and isinstance(there, Mapping)
-        # Of another kind, as of rope_scaling, nothing is left of what was there.
-        is_same_kind = is_section and value.get("type", there.get("type")) == there.get("type")
-        merged[key] = _merged(there, value) if is_same_kind else value
+        are_sections = isinstance(value, Mapping) and isinstance(there, Mapping)
+        merged[key] = _replaced(there, value) if are_sections else value
     return merged
 
 

@@ -2,8 +2,8 @@
 
     .venv-hf/bin/python scripts/hf_reference_beams.py --out tests/golden/hf [--case NAME ...]
 
-The models are those of scripts/hf_reference.py, in float64. Every source is searched alone. OUT/NAME
-gets beams.npz: the sources, the settings, and the targets with their scores, best first.
+The models are those of scripts/hf_reference.py, in float64. Every source is searched alone.
+OUT/NAME gets beams.npz: the sources, the settings, and the targets with their scores, best first.
 """
 
 import argparse

@@ -1,12 +1,13 @@
 """Check that transformers reads model folders that jaxllm wrote.
 
     .venv-hf/bin/python scripts/hf_roundtrip.py FOLDER ... [--same-as FOLDER]
-        [--inputs NPZ | --tokens 5,6,7] [--dump DIR]
+        [--inputs NPZ | --tokens 5,6,7] [--dump DIR] [--labels no,yes] [--problem TYPE]
 
 Each folder is loaded through the Auto class of its config's architecture, and no tensor may be
 missing, unexpected or of another shape. --same-as wants every tensor of the loaded model to have
 the type and the bits of that of another folder. --dump writes the outputs for the inputs
 (input_ids, attention_mask, pixel_values, ... of an .npz, or one text) to DIR/NAME.npz, in float32.
+--labels and --problem want these names of classes, in order, and this problem_type.
 Exits with 1 if a folder is not right.
 """
 
@@ -145,6 +146,11 @@ def check(folder: Path, arguments: argparse.Namespace) -> list[str]:
         return [f"cannot be loaded: {error}"]
     if arguments.same_as:
         problems += differences(model, load(arguments.same_as)[0])
+    names = ",".join(model.config.id2label[number] for number in sorted(model.config.id2label))
+    if arguments.labels and arguments.labels != names:
+        problems.append(f"its classes are {names}")
+    if arguments.problem and arguments.problem != model.config.problem_type:
+        problems.append(f"its problem_type is {model.config.problem_type}")
     if arguments.dump:
         arguments.dump.mkdir(parents=True, exist_ok=True)
         np.savez(arguments.dump / f"{folder.name}.npz", **outputs(model, arguments.inputs))
@@ -169,6 +175,8 @@ def main() -> int:
     parser.add_argument("--inputs", type=Path, metavar="NPZ")
     parser.add_argument("--tokens")
     parser.add_argument("--dump", type=Path, metavar="DIR")
+    parser.add_argument("--labels", metavar="NAMES")
+    parser.add_argument("--problem", metavar="TYPE")
     arguments = parser.parse_args()
     arguments.inputs = read_inputs(arguments)
     if arguments.dump and not arguments.inputs:

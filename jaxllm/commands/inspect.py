@@ -150,11 +150,20 @@ def show_rows(console: Console, data: Data, *, seed: int, rows: int) -> None:
         batch = loader.batch(row // rows_a_batch)
         told = "" if "label" not in batch else f": {_class(batch, row % rows_a_batch, data)}"
         console.say(f"\nrow {row % rows_a_batch} of batch {row // rows_a_batch}{told}")
+        if "pixels" in batch:
+            pixels_HWC = batch["pixels"][row % rows_a_batch]
+            sides = " x ".join(map(str, pixels_HWC.shape))
+            console.say(f"  picture of {sides}, {pixels_HWC.mean():.0f} of 255 bright on average")
+        if "tokens" not in batch:
+            continue
         if data.tokenizer is None:
             console.say(f"  tokens      {batch['tokens'][row % rows_a_batch]}")
             console.say(f"  segment_ids {batch['segment_ids'][row % rows_a_batch]}")
             continue
         _show_segments(console, batch, row % rows_a_batch, data.tokenizer)
+        if "other_tokens" in batch:  # of a pair of texts, each in a row of its own
+            others = {name.removeprefix("other_"): field for name, field in batch.items()}
+            _show_segments(console, others, row % rows_a_batch, data.tokenizer)
 
 
 def _class(batch: Batch, row: int, data: Data) -> str:

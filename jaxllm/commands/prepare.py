@@ -5,12 +5,13 @@ from pathlib import Path
 
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
-from jaxllm.data import Data, MissingData, Tokenizer, describe_dataset
+from jaxllm.data import Data, MissingData, Tokenizer, describe_dataset, load_tokenizer
 from jaxllm.data.examples import ExamplesConfig
 from jaxllm.data.prepare import check_beam
 from jaxllm.hardware import quiet_tpu_runtime
 from jaxllm.hf.start import HfStart
 from jaxllm.parallel import distributed
+from jaxllm.storage import as_path
 
 
 def prepare(config: RunConfig, *, beam: Sequence[str] | None = None) -> None:
@@ -88,12 +89,15 @@ def open_data(
 
 
 def _tokenizer_of_start(config: RunConfig) -> Tokenizer | None:
-    """That of the published model that training starts from, where texts have no other."""
+    """That of the model or the run that training starts from, where texts have no other."""
     start, data = config.init_from, config.data
     has_texts = any(
         dataset.type == "corpus" or (isinstance(dataset, ExamplesConfig) and dataset.has_text)
         for dataset in data.datasets.values()
     )
-    if data.tokenizer is not None or not has_texts or not isinstance(start, HfStart):
+    if data.tokenizer is not None or not has_texts or start is None:
         return None
-    return start.tokenizer()
+    if isinstance(start, HfStart):
+        return start.tokenizer()
+    folder = as_path(start.path).expanduser() / "tokenizer"
+    return load_tokenizer(folder) if folder.is_dir() else None

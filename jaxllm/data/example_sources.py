@@ -138,7 +138,7 @@ class TfdsExamplesConfig(Config):
         """What the classes of a feature are called, in order. DatasetError where it has none."""
         features, _ = self._open()
         if field not in features:
-            there = ", ".join(map(repr, features))
+            there = ", ".join(map(repr, sorted(features)))
             raise DatasetError("label", f"{self.name} has no feature {field!r}, only {there}")
         names = _names(features[field])
         if names is None:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxllm.data.batch import Batch
 from jaxllm.data.dataset_folder import read_card
 from jaxllm.data.example_folder import CARD, open_examples, read_examples_card
+from jaxllm.data.label_counts import label_counts
 from jaxllm.data.tokenizer import Tokenizer
 
 
@@ -93,8 +94,9 @@ def _describe_examples(folder: Path) -> dict[str, Any]:
                     f"{name} {figure}": int(getattr(column.sizes, what)())
                     for name, column in table.columns.items()
                     for figure, what in (("values", "sum"), ("longest", "max"))
-                    if column.sizes.max() > 1
+                    if column.sizes.max() > 1 and "label" not in name
                 },
+                **label_counts(table, card.options),
             }
             for split, table in open_examples(folder).items()
         },

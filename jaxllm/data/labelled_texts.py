@@ -14,6 +14,7 @@ from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_table import ColumnKind, Encoded, Table
 from jaxllm.data.examples import ExamplesConfig
 from jaxllm.data.example_sources import TfdsExamplesConfig
+from jaxllm.data.label_counts import edge_names
 from jaxllm.data.labelled_rows import COLUMNS, LabelKind, LabelledRows, labelled_shapes
 from jaxllm.data.tokenizer import Tokenizer
 
@@ -88,9 +89,7 @@ class LabelledTextsConfig(ExamplesConfig):
         """The names of the classes, in order; None for numbers, and where only the source tells."""
         if self.labels is not None or self.label_edges is None:
             return self.labels
-        edges = [f"{edge:g}" for edge in self.label_edges]
-        between = [f"{low} to {high}" for low, high in pairwise(edges)]
-        return (f"below {edges[0]}", *between, f"{edges[-1]} and above")
+        return edge_names(self.label_edges)
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ class DataConfig(Config):
     datasets: dict[str, DatasetConfig] = Field(default_factory=dict)
     """Datasets by name; each one's validation split is evaluated under that name."""
     tokenizer: TokenizerConfig | None = None
-    """Tokenizer of the corpora; without one, that of the prepared datasets is used."""
+    """Tokenizer of the texts; without one, that of the prepared datasets, or of the published model
+    that init_from names."""
     root: str = "data"
     """Folder where tokenised datasets and trained tokenizers are kept, local or in gs://."""
     workers: int | None = Field(default=None, gt=0)

@@ -132,7 +132,7 @@ def cut(starts: np.ndarray, num_tokens: int, room: int) -> list[Part]:
         begin = int(bounds[first])
         # The last word that begins where there is room for all of those before it.
         stop = int(np.searchsorted(bounds, begin + room, side="right")) - 1
-        # A word alone, with those behind it that have no token.
+        # A word alone, behind those that have no token.
         alone = int(np.searchsorted(bounds, begin, side="right"))
         stop = max(stop, min(alone, len(starts)))
         parts.append(Part(first, stop, begin, int(bounds[stop])))

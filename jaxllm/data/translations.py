@@ -69,8 +69,7 @@ class TranslationsConfig(ExamplesConfig):
 
 def target_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """What writes targets: of a tokenizer for two languages the second one's, else itself."""
-    of_target: Any = getattr(tokenizer, "target", None)
-    return tokenizer if of_target is None else of_target()
+    return getattr(tokenizer, "target", tokenizer)
 
 
 class TranslationRows:

@@ -36,7 +36,7 @@ def entity_figures(right: Sequence[Sequence[str]], told: Sequence[Sequence[str]]
     Tags as `conlleval` reads them: an I- that goes on with nothing begins an entity.
     """
     with needs_finetune("figures of entities"):
-        from seqeval import metrics
+        from seqeval.metrics import sequence_labeling as metrics
 
     right, told = [list(one) for one in right], [list(one) for one in told]
     whole = metrics.precision_recall_fscore_support(

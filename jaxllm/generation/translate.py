@@ -54,7 +54,7 @@ class Translator:
         )
         start_id = model.config.start_id if start_id is None else start_id
         self._everywhere = None if layout is None else layout.sharding()
-        options = {"targets": self._targets, "start_id": start_id}
+        options: dict[str, Any] = {"targets": self._targets, "start_id": start_id}
         compiled = partial(jax.jit, out_shardings=self._everywhere)
         self._greedy = compiled(partial(_greedy, model, **options))
         self._beams = compiled(partial(search_beams, model, search=self.search, **options))

@@ -11,17 +11,13 @@ from jaxllm.hf.new_rows import with_new_rows
 from jaxllm.hf.published import Published, abstract_module, open_published
 from jaxllm.hf.tokenizer import find_tokenizer
 from jaxllm.hf.weights import Convert, Progress, Stored, as_it_is, check, load
-from jaxllm.models import EncoderConfig, VisionConfig
+from jaxllm.models.other_head import has_same_head, is_of_head, shared_paths
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.package_paths import located
 from jaxllm.schema import Config
 
 if TYPE_CHECKING:
     from jaxllm.data.model_tokenizer import ModelTokenizer
-
-_LABEL_HEAD = "label_head"
-_HEADS = (_LABEL_HEAD, "pooler", "vocabulary_head")
-"""The parts of an encoder that not every head has."""
 
 
 class HfStart(Config):
@@ -139,22 +135,13 @@ def _shared(published: Published, config: Any, specs: Nested) -> _Shared:
     Names are then as in the folder: some families' depend on the head.
     """
     family, theirs = published.family, published.config
-    kinds = EncoderConfig | VisionConfig
-    if not isinstance(config, kinds) or not isinstance(theirs, kinds):
+    if has_same_head(config, theirs):
         return _Shared(specs, family.rows(config), tuple(family.ignored(config)))
-    if (config.head, config.num_labels) == (theirs.head, theirs.num_labels):
-        return _Shared(specs, family.rows(config), tuple(family.ignored(config)))
-    there = flatten_dict(spec_dict(abstract_module(theirs)))
-    is_of_labels = {path for path in flatten_dict(specs) if path[0] == _LABEL_HEAD}
-    kept = {
-        path: spec
-        for path, spec in flatten_dict(specs).items()
-        # A head of other classes is another head, also where it has the same size.
-        if path not in is_of_labels and (path in there or path[0] not in _HEADS)
-    }
+    there, ours = flatten_dict(spec_dict(abstract_module(theirs))), flatten_dict(specs)
+    kept = {path: ours[path] for path in ours if path in shared_paths(ours, there)}
     rows = family.rows(theirs)
     names = {row.ours: row.theirs for row in rows}
     unused = [
-        re.escape(names[".".join(path)]) for path in there if path not in kept and path[0] in _HEADS
+        re.escape(names[".".join(path)]) for path in there if path not in kept and is_of_head(path)
     ]
     return _Shared(unflatten_dict(kept), rows, (*family.ignored(theirs), *unused))

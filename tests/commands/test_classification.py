@@ -3,14 +3,19 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from jaxllm.commands.assembly import abstract_batch
+from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.inspect import inspect
 from jaxllm.commands.prepare import prepare
 from jaxllm.commands.report import report
+from jaxllm.commands.run_folder import open_model
 from jaxllm.config import load_config
+from jaxllm.hf.model import load_model, save_model
+from jaxllm.nn.param import bind
 
 from . import runs
 from .test_resume import at_step, crash
@@ -166,6 +171,25 @@ def test_what_it_reads_is_shown(config, finished, capsys):
     inspect(str(config), rows=2)
     told = capsys.readouterr().out
     assert re.search(r"row 0 of batch 0: (peace|war)\n.*\n +(peace|war|\d+ words|words|rds) ", told)
+
+
+def test_exported_it_keeps_its_classes_and_its_logits(finished, tmp_path):
+    out, again = tmp_path / "out", tmp_path / "again"
+    export_model(finished, out, step=None, dtype="float32")
+    trained, model = open_model(finished), load_model(out)
+    save_model(model, again)
+    for folder in (out, again):
+        told = json.loads((folder / "config.json").read_text())
+        assert told["id2label"] == {"0": "peace", "1": "war"}
+        assert told["label2id"] == {"peace": 0, "war": 1}
+        assert told["problem_type"] == "single_label_classification"
+    tokens = np.frombuffer(b"war and peace", np.uint8).astype(np.int32)[None]
+    segments = np.ones_like(tokens)
+    module = bind(trained.parts.model, trained.params)
+    # The same program, but for how its weights are laid out.
+    np.testing.assert_allclose(
+        model(tokens).logits, module(tokens, segment_ids_BT=segments).logits, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_batch_has_the_shapes_that_the_config_tells(config):

@@ -93,7 +93,7 @@ def test_a_tfds_name_is_a_dataset(reviews, tmp_path):
         "labels": ["negative", "positive"],
     }
     assert build(tmp_path, **long).folders == data.folders, "the same, said in full"
-    again = build(tmp_path, **short, split="train[:50%]")
+    again = build(tmp_path, **short, split="train[:50%]", validation_every=2)
     assert again.folders != data.folders
 
 
@@ -120,7 +120,7 @@ def test_features_without_names_of_classes_are_told(reviews, tmp_path):
     short = {"type": "tfds", "name": reviews, "text": "sentence"}
     with pytest.raises(ValueError, match=r"texts\.labels: the feature 'number' of .* give their"):
         build(tmp_path, **short, label="number")
-    with pytest.raises(ValueError, match=r"texts\.label: .* has no feature 'class', only 'label'"):
+    with pytest.raises(ValueError, match=r"texts\.label: .* has no feature 'class', only 'label', 'number'"):
         build(tmp_path, **short, label="class")
 
 
@@ -129,9 +129,9 @@ def lines(path, records):
     return {"type": "jsonl", "paths": [str(path)]}
 
 
-def jsonl(path, labels, **options):
+def jsonl(path, given, **options):
     """A dataset of texts that are numbered, with these labels."""
-    records = [{"text": f"text {n}", "label": label} for n, label in enumerate(labels)]
+    records = [{"text": f"text {n}", "label": label} for n, label in enumerate(given)]
     return {"type": "labelled_texts", "source": lines(path, records), **options}
 
 

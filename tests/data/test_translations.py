@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from hf.tokenizer_folders import GOLDEN, found
 
 from jaxllm.data import DataConfig, MissingData
 from jaxllm.data.example_table import table_of
 from jaxllm.data.tokenizer import ByteTokenizer
-from jaxllm.data.translations import TranslationsConfig
+from jaxllm.data.translations import TranslationsConfig, target_tokenizer
 
 DELIMITER = ByteTokenizer.delimiter_id
 
@@ -106,3 +107,12 @@ def test_a_tokenizer_learns_from_what_is_not_held_out(path):
     texts = [text for record in one.records_of_training() for text in one.texts(record)]
     assert "sssssss" not in texts
     assert {"s", "t0"} <= set(texts)
+
+
+def test_of_two_vocabularies_targets_have_the_second(path):
+    """Marian cuts the texts of each language by a model of its own."""
+    tokenizer = found(GOLDEN / "marian_pieces")
+    (one,) = dataset(path).encode(next(iter(dataset(path).source.records())), tokenizer)
+    assert one["source"].tolist() == tokenizer.encode("s").tolist()
+    assert one["target"].tolist() == tokenizer.target.encode("t0").tolist()
+    assert target_tokenizer(ByteTokenizer()).vocab_size == 257

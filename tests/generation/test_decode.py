@@ -77,6 +77,32 @@ def test_cached_equals_uncached(name):
         assert any(boosted for _, boosted in results)  # padding was likeliest somewhere
 
 
+def test_prompts_of_a_prefix_model_are_seen_as_a_whole():
+    config, params = CONFIGS["learned"], weights("learned")
+    generator = Generator(
+        tiny.abstract(config),
+        vocab_size=USED,
+        stop_ids=(NEVER,),
+        sampling=Sampling(temperature=0.0, max_tokens=NEW),
+        has_prefix=True,
+    )
+    found = generator(params, PROMPTS)
+    assert found != greedy("learned")[2], "prompts that are read from left to right"
+    decoder = bind(tiny.abstract(config), params)
+
+    @fast
+    def logits(tokens_BT, prefix_BT):
+        return decoder.logits(decoder.hidden(tokens_BT, prefix_BT=prefix_BT)[0])
+
+    tokens_BT = np.zeros((len(PROMPTS), 24), np.int32)
+    lengths_B1 = np.array([[len(prompt)] for prompt in PROMPTS])
+    for row, prompt in enumerate(PROMPTS):
+        tokens_BT[row, : len(prompt) + NEW] = prompt + found[row]
+    likeliest = np.argmax(logits(tokens_BT, np.arange(24) < lengths_B1)[..., :USED], axis=-1)
+    for row, prompt in enumerate(PROMPTS):
+        assert likeliest[row, len(prompt) - 1 :][:NEW].tolist() == found[row]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prompts_together_equal_each_alone(name):
     params, generator, found = greedy(name)

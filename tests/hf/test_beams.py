@@ -4,6 +4,7 @@ The recorded searches are in float64, and no two scores that were compared in th
 recorded margin of each other.
 """
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,11 @@ from .published import GOLDEN, published
 
 CASES = ("t5", "marian")
 SETTINGS = range(5)
-FAST = 2  # length_penalty 0.6, 12 tokens: targets of all lengths
+FAST = ("marian", 2)  # length_penalty 0.6, 12 tokens: targets of all lengths
+PAIRS = [
+    pytest.param(*pair, marks=[] if pair == FAST else pytest.mark.slow)
+    for pair in itertools.product(CASES, SETTINGS)
+]
 
 
 @cache
@@ -29,10 +34,7 @@ def sources_of(answers):
     return [row[:length].tolist() for row, length in pairs]
 
 
-@pytest.mark.parametrize(
-    "setting", [pytest.param(s, marks=[pytest.mark.slow] if s != FAST else []) for s in SETTINGS]
-)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "setting"), PAIRS)
 def test_targets_and_scores_equal(name, setting):
     """All sources in one batch, though transformers had each alone."""
     case, answers = published(name), recorded(name)

@@ -44,6 +44,13 @@ def tokenizers():
     return {kind: found(GOLDEN / kind) for kind in KINDS}
 
 
+def test_sentinels_of_t5_count_down_from_the_last_id(tokenizers):
+    """As transformers has them: <extra_id_0> is the last."""
+    assert tokenizers["t5_pieces"].kinds().sentinel_ids == tuple(range(239, 139, -1))
+    assert tokenizers["t5_pieces"].special_id("<extra_id_0>") == 239
+    assert not tokenizers["bert_cased"].kinds().sentinel_ids
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_the_reference(tokenizers, kind):
     reference = json.loads((GOLDEN / kind / "reference.json").read_text())

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxllm.hf.model import load_model, save_model
+from jaxllm.hf.label_names import label_keys
+from jaxllm.hf.model import load_model, save_model, write_weights
 from jaxllm.hf.registry import families
 
 from .published import GOLDEN, grad_norms, names, published, read
@@ -39,6 +40,25 @@ def test_it_opens_what_is_saved_with_equal_bits(name, tmp_path):
     save_model(load_model(folder), tmp_path / "ours", max_shard_bytes=50_000)
     code, text = script("hf_roundtrip.py", tmp_path / "ours", "--same-as", folder)
     assert code == 0, text
+
+
+def test_it_opens_an_exported_classifier_with_equal_logits(tmp_path):
+    """Classes by their names, and the loss that they were trained with."""
+    case = published("bert_sequence")
+    model = load_model(case.write(tmp_path / "theirs"))
+    names = ("law", "war", "peace", "trade")
+    keys = label_keys(names, num_labels=4, problem_type="multi_label_classification")
+    write_weights(tmp_path / "ours", model.config, model.params, family=case.family, extra=keys)
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    np.savez(tmp_path / "inputs.npz", **{name: case.reference[name] for name in inputs})
+    code, text = script(
+        "hf_roundtrip.py",
+        *(tmp_path / "ours", "--inputs", tmp_path / "inputs.npz", "--dump", tmp_path / "dump"),
+        *("--labels", "law,war,peace,trade", "--problem", "multi_label_classification"),
+    )
+    assert code == 0, text
+    found = np.load(tmp_path / "dump" / "ours.npz")["logits"]
+    assert np.abs(found - case.reference["logits"]).max() <= case.noise("logits")
 
 
 def test_every_family_is_recorded():

@@ -6,6 +6,7 @@ import pytest
 import tiny
 from tiny import LENGTH, VOCAB, fast
 
+from jaxllm.models import with_vocabulary
 from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.models.two_towers_config import TwoTowersConfig
 from jaxllm.models.vision_config import VisionConfig
@@ -103,3 +104,21 @@ def test_the_scale_starts_where_the_config_says():
 def test_options_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def test_the_work_is_that_of_the_text_and_of_its_image():
+    towers = config()
+    of_image, patches = towers.vision.matmul_size, towers.vision.num_positions
+    of_text = 1000
+    attention = 12 * 2 * (LENGTH * LENGTH * 32 + patches * patches * 24)
+    row = 6 * (LENGTH * of_text + patches * of_image) + attention
+    per_token = towers.flops_per_token(of_text + of_image, LENGTH)
+    np.testing.assert_allclose(per_token * LENGTH, row, rtol=1e-12)
+
+
+def test_the_vocabulary_is_the_texts():
+    assert with_vocabulary(config(), 128).text.vocab_size == 128
+    assert with_vocabulary(config().vision, 128) == config().vision
+    assert config().padded_vocab_size(65) == 128
+    with pytest.raises(ValueError, match=f"rows is {LENGTH + 1}, but the model has {LENGTH}"):
+        config().check_length(LENGTH + 1, key="rows")

@@ -113,3 +113,19 @@ def test_options_that_do_not_fit_are_refused(changes, message):
 def test_images_of_another_size_are_refused(vision):
     with pytest.raises(ValueError, match=r"\(20, 20, 3\), but the model takes \(16, 16, 3\)"):
         jax.eval_shape(vision, images(size=20))
+
+
+def test_a_row_is_as_long_as_an_image_and_has_no_vocabulary():
+    of_images = config()
+    of_images.check_length(17, key="data.sequence_length")
+    for length in (16, 18):
+        with pytest.raises(ValueError, match=r"has 17 positions, .* set data\.sequence_length=17"):
+            of_images.check_length(length, key="data.sequence_length")
+    assert of_images.padded_vocab_size(257) == of_images.vocab_size == 0
+
+
+def test_what_patches_are_multiplied_by_is_counted():
+    """All hidden matrices, and no embedding, bias, norm or head."""
+    specs = jax.tree.leaves(spec_dict(tiny.abstract(config())))
+    expected = sum(np.prod(spec.shape) for spec in specs if spec.role == "hidden")
+    assert config().matmul_size == expected

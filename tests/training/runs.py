@@ -16,8 +16,10 @@ from jaxllm.objectives import (
     ImageClassification,
     MaskedLm,
     PrefixLm,
+    QuestionAnswering,
     SequenceClassification,
     SpanCorruption,
+    TokenClassification,
     Vocabulary,
 )
 from jaxllm.objectives.pixels import PixelConfig
@@ -63,6 +65,11 @@ RECIPES = {
     "prefixes": (tiny.config(num_layers=2, dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
     "pictures": (tiny.vit(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
     "pairs": (tiny.bert(dropout=0.1), AdamW(learning_rate=0.02, eps=1e-3)),
+    "tags": (
+        tiny.bert(dropout=0.1, head="token", num_labels=3),
+        AdamW(learning_rate=0.02, eps=1e-3),
+    ),
+    "answers": (tiny.bert(dropout=0.1, head="span"), AdamW(learning_rate=0.02, eps=1e-3)),
 }
 MASKED = MaskedLm(rate=0.4)
 SPANS = SpanCorruption(rate=0.3, mean_span=2.0, num_sentinels=3)
@@ -82,6 +89,8 @@ OBJECTIVES = {
         label_smoothing=0.1, pixels=PixelConfig(is_flipped=True, max_shift=1)
     ),
     "pairs": Contrastive(is_symmetric=True),
+    "tags": TokenClassification(),
+    "answers": QuestionAnswering(),
 }
 LAYOUTS = {
     "replicated": ParallelConfig(layout="replicated"),
@@ -147,6 +156,8 @@ def make(recipe, layout, *, num_microbatches=1, anomalies=None):
         "classes": labelled,
         "pictures": pictured,
         "pairs": paired,
+        "tags": tagged,
+        "answers": answered,
     }
     return Run(
         layout,
@@ -166,6 +177,22 @@ def labelled(rows):
         "label": rows["targets"][:, 0] % 3,
         "loss_mask": rows["loss_mask"][:, 0],
     }
+
+
+def tagged(rows):
+    """The rows as texts of which about every second token is a word with a tag."""
+    return {
+        **labelled(rows),
+        "label": rows["targets"] % 3,
+        "loss_mask": rows["loss_mask"] * (rows["tokens"] % 2),
+    }
+
+
+def answered(rows):
+    """The rows as texts of which each has an answer up to its end."""
+    texts = labelled(rows)
+    last = rows["tokens"].shape[1] - 1 - texts["segment_ids"][:, ::-1].argmax(axis=1)
+    return {**texts, "label": np.stack([np.zeros_like(last), last], axis=-1).astype(np.int32)}
 
 
 def pictured(rows):

@@ -78,26 +78,31 @@ def assert_in_place(state, run):
     assert owned >= 3 * len(by_path)  # weight, average, and one moment or two
 
 
+_MORE = {
+    "muon": ("fsdp", "zero1"),
+    "windows": ("context",),
+    "latent": ("context",),
+    "masked": ("fsdp", "zero1", "data"),
+    "classes": ("fsdp_tensor", "data"),
+    "spans": ("fsdp", "zero1"),
+    "prefixes": ("zero1", "fsdp_tensor"),
+    "pairs": ("zero1",),
+    "pictures": ("zero1", "fsdp_tensor"),
+    "tags": ("zero1", "fsdp_tensor"),
+    "answers": ("data", "fsdp_tensor"),
+}
+
+
 @pytest.mark.parametrize(
     ("recipe", "layout"),
     # AdamW looks at single numbers; Muon at whole matrices, which some layouts cut.
     [("adamw", layout) for layout in runs.LAYOUTS]
-    + [("muon", layout) for layout in ("fsdp", "fsdp_tensor", "zero1", "context")]
-    + [(blocks, "fsdp_tensor") for blocks in ("windows", "latent")]
-    + [pytest.param(blocks, "context", marks=pytest.mark.slow) for blocks in ("windows", "latent")]
-    + [("masked", layout) for layout in ("fsdp", "fsdp_tensor", "zero1", "data")]
-    + [("classes", layout) for layout in ("fsdp_tensor", "data")]
-    + [("spans", "fsdp_tensor"), ("prefixes", "zero1")]
-    + [("pairs", "fsdp_tensor"), ("pictures", "zero1")]
+    + [("muon", "fsdp_tensor"), ("muon", "context")]
+    + [(recipe, "fsdp_tensor") for recipe in ("windows", "latent", "masked", "spans", "pairs")]
     + [
-        pytest.param(*other, marks=pytest.mark.slow)
-        for other in (
-            ("pairs", "zero1"),
-            ("pictures", "fsdp_tensor"),
-            ("spans", "fsdp"),
-            ("spans", "zero1"),
-            ("prefixes", "fsdp_tensor"),
-        )
+        pytest.param(recipe, layout, marks=pytest.mark.slow)
+        for recipe, layouts in _MORE.items()
+        for layout in layouts
     ],
 )
 def test_every_layout_computes_what_one_device_does(recipe, layout):

@@ -1,0 +1,22 @@
+"""What a config.json says of the classes that a head tells: their names, and how they are told."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+ProblemType = Literal[
+    "single_label_classification", "multi_label_classification", "regression"
+]
+"""What transformers computes as the loss of a head of whole texts or images."""
+
+
+def label_keys(
+    names: Sequence[str] | None, *, num_labels: int | None, problem_type: ProblemType | None
+) -> dict[str, Any]:
+    """The keys of a config.json; without names the classes are called as nobody named them."""
+    found: dict[str, Any] = {}
+    if names is not None and len(names) == num_labels:
+        found["id2label"] = {str(number): name for number, name in enumerate(names)}
+        found["label2id"] = {name: number for number, name in enumerate(names)}
+    if num_labels is not None and problem_type is not None:
+        found["problem_type"] = problem_type
+    return found
