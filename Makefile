@@ -110,8 +110,9 @@ $(DOCS_VENV)/.installed: requirements-docs.lock scripts/setup.sh | $(STAMP)
 
 # Pins every version and hash, for every platform, naming no index address.
 lock:
-	uv pip compile pyproject.toml --group demo --group dev --extra finetune --universal --python-version 3.12 \
-	    --generate-hashes --no-header --no-emit-index-url --quiet -o requirements.lock --upgrade
+	uv pip compile pyproject.toml --group demo --group dev --extra finetune --universal \
+	    --python-version 3.12 --generate-hashes --no-header --no-emit-index-url --quiet \
+	    -o requirements.lock --upgrade
 	echo 'libtpu==0.0.50.1' | uv pip compile - --python-version 3.12 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-aot.lock
 	grep -oE '^[a-z0-9_.-]+==[^ ]+' requirements.lock | grep -v dateutil > .constraints
@@ -135,7 +136,13 @@ lock:
 	printf '%s\n' transformers==5.23.0 safetensors numpy sentencepiece protobuf tiktoken filelock \
 	    fsspec jinja2 networkx setuptools sympy typing-extensions | uv pip compile - \
 	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --quiet -o .transformers.lock
+	# peft asks for torch, whose build setup_hf.sh chooses.
+	(printf '%s\n' peft==0.21.2 accelerate==1.15.0 psutil==7.2.2; \
+	    grep -oE '^[a-z0-9_.-]+==[^ ]+' .transformers.lock) | uv pip compile - --no-deps \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --quiet -o requirements-hf.lock
+	rm .transformers.lock
 
 clean:
 	rm -rf $(VENV) $(DOCS_VENV) $(BEAM_VENV) site .mypy_cache .ruff_cache .pytest_cache

@@ -294,7 +294,9 @@ def _text_is_made(
     }
     for key, is_given in given.items():
         if is_given:
-            yield f"{key} is given, but a model of type {model.type} continues no text; leave it out"
+            yield (
+                f"{key} is given, but a model of type {model.type} continues no text; leave it out"
+            )
 
 
 def _profile_fits(profile: ProfileConfig, training: TrainingConfig) -> Iterator[str]:

@@ -98,7 +98,8 @@ class Run:
 def measure(size: Size, given: argparse.Namespace) -> dict[str, Any]:
     """Figures by kind."""
     clock = time.perf_counter if given.gpu else time.process_time
-    kinds = {name: Run(size, adapter, clock=clock) for name, adapter in KINDS.items()}
+    names = ["full", *(name for name in given.kinds if name != "full")]
+    kinds = {name: Run(size, KINDS[name], clock=clock) for name in names}
     for run in kinds.values():
         run.seconds(1)
     turns: dict[str, list[float]] = {name: [] for name in kinds}
@@ -124,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", action="store_true", help="bf16, and seconds of the clock")
     parser.add_argument("--size", choices=SIZES, default="25m")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=9, help="turns of each kind")
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn")
     parser.add_argument("--json", type=Path, help="also write the figures here")

@@ -14,6 +14,8 @@ from jaxllm.commands.assembly import assemble
 from jaxllm.config import RunConfig, dump_yaml, load_config
 from jaxllm.config_errors import sections
 from jaxllm.config_files import shipped_configs
+from jaxllm.data.datasets import whole_form
+from jaxllm.data.labelled_texts import LabelledTextsConfig
 from jaxllm.package_paths import SCHEME
 from jaxllm.parallel.mesh import ParallelConfig
 
@@ -29,7 +31,7 @@ EXCEPTIONS = {
     "checkpoints.is_async": "tells whether a fault is of the thread that writes",
     "model.text.offload": "as model.offload",
     "model.vision.offload": "as model.offload",
-    "model.offload": "for the slice that is too small: `jaxllm plan` finds where it pays",
+    "model.offload of DecoderConfig": "for the slice that is too small: `jaxllm plan` finds where it pays",
     "parallel.offload_optimizer": "for the slice that is too small, tried by `jaxllm compile`",
 }
 
@@ -138,7 +140,8 @@ def given(raw, value) -> Iterator[tuple[type, str]]:
         for item, inner in zip(raw, value, strict=True):
             yield from given(item, inner)
     elif isinstance(raw, dict):
-        for key, inner in raw.items():
+        whole = whole_form(raw) if isinstance(value, LabelledTextsConfig) else raw
+        for key, inner in whole.items():
             yield declared_by(type(value), key), key
             yield from given(inner, getattr(value, key))
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import psutil
 
 from jaxllm.checkpoints import CheckpointConfig
-from jaxllm.commands.assembly import assemble, examples_of
+from jaxllm.commands.assembly import assemble
 from jaxllm.commands.console import Console
+from jaxllm.commands.exported_labels import exported_labels
 from jaxllm.commands.run_folder import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -34,7 +35,6 @@ from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
 from jaxllm.data.model_tokenizer import ModelTokenizer
 from jaxllm.hf.companions import GENERATION_FILE, write_generation
-from jaxllm.hf.label_names import ProblemType, label_keys
 from jaxllm.hf.model import check_empty, write_weights
 from jaxllm.hf.peft import write_adapter
 from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
@@ -47,7 +47,6 @@ from jaxllm.nn.adapters import LoraConfig, merged
 from jaxllm.nn.bottleneck import BottleneckConfig
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.nn.quantised import dequantised
-from jaxllm.objectives import ImageClassification, SequenceClassification, SequenceRegression
 from jaxllm.package_paths import located
 from jaxllm.storage import is_remote, text_of
 
@@ -247,7 +246,7 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
             params,
             family=families().get(raw.get("model_type", "")),
             dtype=dtype,
-            extra=ids | _label_keys(trained.config),
+            extra=ids | exported_labels(trained.config),
             on_progress=console.weights_progress(
                 trained.parts.num_params * (4 if dtype == "float32" else 2)
             ),
@@ -259,24 +258,8 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
             write_generation(partial, ids=ids, stop_ids=tokenizer.stop_ids)
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial)
-    console.say(f"step {trained.step} as {family.architecture} is in {out}")
-
-
-def _label_keys(config: RunConfig) -> dict[str, Any]:
-    """What a run knows of the classes that it tells."""
-    problem: ProblemType | None = None
-    match config.objective:
-        case SequenceClassification(is_multi_label=True):
-            problem = "multi_label_classification"
-        case SequenceClassification() | ImageClassification():
-            problem = "single_label_classification"
-        case SequenceRegression():
-            problem = "regression"
-    return label_keys(
-        getattr(examples_of(config), "class_names", None),
-        num_labels=getattr(config.model, "num_labels", None),
-        problem_type=problem,
-    )
+    (named,) = family.write_config(config)["architectures"]
+    console.say(f"step {trained.step} as {named} is in {out}")
 
 
 def export_adapter(run: str | Path, out: Path, *, step: int | None, dtype: str) -> None:

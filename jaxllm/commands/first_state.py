@@ -145,9 +145,7 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
     return params
 
 
-def _saved_shapes(
-    start: RunStart, config: RunConfig, parts: Assembly, natural: Nested
-) -> Nested:
+def _saved_shapes(start: RunStart, config: RunConfig, parts: Assembly, natural: Nested) -> Nested:
     size = parts.model.vocab_size
     return saved_shapes(start, config, natural, layout=parts.layout, vocab_size=size)
 

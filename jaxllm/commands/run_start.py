@@ -27,9 +27,7 @@ def saved_shapes(
     if has_same_head(config.model, theirs) or theirs.type != config.model.type:
         return natural
     theirs = with_vocabulary(theirs, vocab_size)
-    specs = spec_dict(
-        jax.eval_shape(lambda: theirs.build(jax.random.key(0), vocab_size))
-    )
+    specs = spec_dict(jax.eval_shape(lambda: theirs.build(jax.random.key(0), vocab_size)))
     shardings = flatten_dict(weight_shardings(layout, specs))
     there, ours = flatten_dict(specs), flatten_dict(natural)
     own = {
@@ -55,5 +53,7 @@ def without_old_head(weights: Nested, natural: Nested, new: list[str]) -> tuple[
     """The weights of a run that the network takes, and the paths of those that it leaves."""
     ours = flatten_dict(natural)
     found: Mapping = flatten_dict(weights)
-    kept = {path: leaf for path, leaf in found.items() if path in ours and ".".join(path) not in new}
+    kept = {
+        path: leaf for path, leaf in found.items() if path in ours and ".".join(path) not in new
+    }
     return unflatten_dict(kept), [".".join(path) for path in found if path not in kept]

@@ -36,12 +36,7 @@ class ChatRows:
         # The last token is a target alone, so that a row of T has room for T + 1.
         self._sizes = whole - 1
         for number in np.flatnonzero(self._sizes > length).tolist():
-            stops = np.asarray(table["stops"][number])
-            fitting = stops[stops <= length + 1]
-            kept = int(fitting[-1]) if len(fitting) else 0
-            # An answer that is the first token of all is no target.
-            has_target = kept > 1 and bool(self._is_scored[number][1:kept].any())
-            self._sizes[number] = kept - 1 if has_target else 0
+            self._sizes[number] = self._fitting_size(number, table["stops"][number])
         kept = np.flatnonzero(self._sizes)
         if not len(kept):
             raise ValueError(
@@ -58,6 +53,17 @@ class ChatRows:
         self.num_rows = packing.num_rows
         identity = [table.fingerprint, ALGORITHM, padding_id]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    def _fitting_size(self, number: int, stops: np.ndarray) -> int:
+        """How many inputs of a conversation fit into a row, with the end of an answer; 0 if none.
+
+        stops: where its answers end.
+        """
+        fitting = stops[stops <= self._length + 1]
+        kept = int(fitting[-1]) if len(fitting) else 0
+        # An answer that is no more than the first token of all is no target.
+        has_target = bool(self._is_scored[number][1:kept].any())
+        return kept - 1 if has_target else 0
 
     @property
     def sizes(self) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import jax
 import numpy as np
 
 from jaxllm.data.batch import batch_shapes
@@ -18,6 +17,9 @@ from jaxllm.data.example_table import ColumnKind, Encoded, Table
 from jaxllm.data.examples import ExampleRows, ExamplesConfig
 from jaxllm.data.huggingface_tokenizer import HuggingFaceTokenizer
 from jaxllm.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import jax
 
 # What a template that writes the date reads: the same data gives the same tokens on every day.
 MOMENT = datetime(2025, 1, 1)
@@ -71,7 +73,7 @@ class ChatsConfig(ExamplesConfig):
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> ChatRows:
         return ChatRows(table, length, padding_id=tokenizer.delimiter_id)
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> "dict[str, jax.ShapeDtypeStruct]":
         return batch_shapes(rows, length)
 
     def told(self, splits: Sequence[ExampleRows], *, name: str, length: int) -> list[str]:

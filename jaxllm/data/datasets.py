@@ -78,7 +78,7 @@ class SyntheticDatasetConfig(Weighted):
 _TFDS_SOURCE = ("name", "split", "data_dir")
 
 
-def _whole_form(given: Any) -> Any:
+def whole_form(given: Any) -> Any:
     """Of a dataset of type tfds, the labelled texts that it stands for; others as they are.
 
     `{type: tfds, name: glue/sst2, text: sentence}` are labelled texts whose source that is. A
@@ -112,7 +112,7 @@ DatasetConfig = Annotated[
     | TaggedTextsConfig
     | QuestionsConfig,
     Field(discriminator="type"),
-    BeforeValidator(_whole_form),
+    BeforeValidator(whole_form),
 ]
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -207,7 +208,7 @@ def _records(dataset: ExamplesConfig) -> Iterator[tuple[ExampleRecord, bool]]:
     for source in dataset.sources:
         is_apart = source is dataset.validation_source
         records = source.records()
-        while (record := _read_of(dataset, source, lambda: next(records, None))) is not None:
+        while (record := _read_of(dataset, source, partial(next, records, None))) is not None:
             yield record, is_apart
 
 

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from jaxllm.data.example_frame import frame_of
 from jaxllm.data.example_record import ExampleRecord
+from jaxllm.data.example_sources import TfdsExamplesConfig
 from jaxllm.data.example_table import ColumnKind, Encoded, Table
 from jaxllm.data.examples import ExamplesConfig
-from jaxllm.data.example_sources import TfdsExamplesConfig
 from jaxllm.data.label_counts import edge_names
 from jaxllm.data.labelled_rows import COLUMNS, LabelKind, LabelledRows, labelled_shapes
 from jaxllm.data.tokenizer import Tokenizer

@@ -66,4 +66,3 @@ def pack(sizes_N: np.ndarray, length: int) -> Packing:
     by_row_N = np.argsort(row_N, kind="stable")
     stops_R = np.cumsum(np.bincount(row_N, minlength=num_rows))
     return Packing(longest_first_N[by_row_N], stops_R)
-

@@ -134,6 +134,13 @@ class TfdsCorpus:
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         try:
             builder.download_and_prepare(file_format="array_record")
+        except ModuleNotFoundError as error:  # with the whole example in its message
+            raise DatasetError(
+                "corpus.name",
+                f"{self._name!r} is not prepared in {builder.data_dir}, and TFDS needs TensorFlow "
+                f"to make it; where that is installed run `tfds build {self._name} "
+                f"--file_format=array_record`, and give the folder that it made",
+            ) from error
         except (requests.RequestException, URLError, tfds.download.util.DownloadError) as error:
             raise DatasetError(
                 "corpus.name",

@@ -11,7 +11,7 @@ B rows of a read, S = T = sequence length. The fields of a batch, beside those o
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-ProblemType = Literal[
-    "single_label_classification", "multi_label_classification", "regression"
-]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What transformers computes as the loss of a head of whole texts or images."""
 
 

@@ -54,7 +54,7 @@ class PixelConfig(Config):
         flip_key, shift_key = jax.random.split(key)
         if self.is_flipped:
             is_mirror = jax.random.bernoulli(flip_key)
-            pixels_HWC = jnp.where(is_mirror, pixels_HWC[::-1], pixels_HWC)
+            pixels_HWC = jnp.where(is_mirror, pixels_HWC[:, ::-1], pixels_HWC)
         if not self.max_shift:
             return pixels_HWC
         by = self.max_shift

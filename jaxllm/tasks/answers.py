@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxllm.data import Data
 from jaxllm.data.examples import ExampleRows
 from jaxllm.data.question_rows import QuestionRows
 from jaxllm.data.questions import QuestionsConfig
@@ -49,6 +50,12 @@ class Answers(Task):
                 right.append(rows.answers(example))
         return answer_figures(told, right)
 
+    def summary(
+        self, figures: AnswerFigures, data: Data, *, baseline: str | None
+    ) -> dict[str, Any]:
+        whole = super().summary(figures, data, baseline=baseline)
+        return whole | {"told": [f"answers     {figures.describe()}"]}
+
     def answer(
         self, parts: Sequence[Mapping[str, np.ndarray]], rows: ExampleRows, numbers: Sequence[int]
     ) -> dict[str, Any]:
@@ -76,7 +83,7 @@ class Answers(Task):
             )
             spans |= {Span(logit, window.first + a, window.first + b) for logit, a, b in found}
             # A text has no answer where each of its windows has none.
-            none = min(none, float(logits_T2[0].sum(dtype=np.float64)))
+            none = max(-none if none==np.inf else none, float(logits_T2[0].sum(dtype=np.float64)))
         best = sorted(spans, key=lambda span: (-span.logit, span.first, span.last))[:_COUNT]
         tried = [span.logit for span in best]
         if self.dataset.has_unanswerable or not best:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.data import Data
 from jaxllm.data.entity_tags import OUTSIDE, entities_of
 from jaxllm.data.examples import ExampleRows
 from jaxllm.data.tagged_rows import TaggedRows
@@ -34,6 +35,16 @@ class Entities(Task):
             labels += [names[rows.labels(number)].tolist() for number in range(rows.num_examples)]
             told += found
         return entity_figures(labels, told)
+
+    def summary(
+        self, figures: EntityFigures, data: Data, *, baseline: str | None
+    ) -> dict[str, Any]:
+        """The figures by type of entity, too."""
+        whole = super().summary(figures, data, baseline=baseline)
+        told = [f"entities    {figures.describe()}"]
+        for type_, of_type in figures.by_type.items():
+            told.append(f"  {type_}: F1 {of_type['f1']:.4f} of {of_type['count']:,.0f}")
+        return whole | {"by_type": figures.by_type, "told": told}
 
     def answer(
         self, parts: Sequence[Mapping[str, np.ndarray]], rows: ExampleRows, numbers: Sequence[int]

@@ -72,6 +72,7 @@ def trained(config):
     return config.parent / "trained"
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_uninterrupted_run(config, trained, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:

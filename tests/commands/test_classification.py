@@ -138,7 +138,10 @@ def test_its_score_is_the_same_again(finished):
     [
         ("model.num_labels=3", r"model\.num_labels=3, but data\.datasets\.texts has 2 classes"),
         ("model.head=token", r"needs model\.head=sequence, but it is token"),
-        ("objective.type=masked_lm", r"data\.datasets\.texts is of type labelled_texts, which objective"),
+        (
+            "objective.type=masked_lm",
+            r"data\.datasets\.texts is of type labelled_texts, which objective",
+        ),
         (
             "data.datasets.more={type: synthetic}",
             r"data\.datasets\.more is of type synthetic, .* give one of type labelled_texts",
@@ -152,7 +155,7 @@ def test_what_does_not_fit_is_refused(config, override, message):
 
 
 def test_a_baseline_needs_classes_and_rows_to_compare_on(config, text, tmp_path):
-    with pytest.raises(ValueError, match=r"evaluation\.baseline=tfidf tells classes apart"):
+    with pytest.raises(ValueError, match=r"evaluation\.baseline=tfidf tells what whole texts are"):
         load_config(text, ["evaluation.baseline=tfidf"])
     with pytest.raises(ValueError, match=r"evaluation\.baseline is tfidf, but no dataset has a"):
         runs.start(

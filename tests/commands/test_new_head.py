@@ -13,6 +13,8 @@ from jaxllm.data.tokenizer import load_tokenizer
 
 from . import runs
 
+pytestmark = pytest.mark.slow
+
 PRETRAINING = (
     "model={type: encoder, num_layers: 1, embed_dim: 16, num_heads: 2, mlp_dim: 16, "
     "max_length: 32}",

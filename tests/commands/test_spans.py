@@ -100,6 +100,8 @@ def test_entities_are_scored_and_predicted(finished, tmp_path):
     summary = summary_of(finished)
     for name in ("precision", "recall", "f1"):
         assert summary[name] == scored[-1][f"validation_{name}"]
+    assert summary["by_type"]["NAME"]["count"] == 10
+    assert "NAME: F1" in summary["told"][1]
     texts = [{"text": "we met Ann Lee1 there"}, {"words": ["x"] * 50}, {"text": "so"}]
     answers = predicted(finished, texts, tmp_path)
     assert [list(answer) for answer in answers] == [["entities"]] * 3

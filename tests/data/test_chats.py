@@ -86,16 +86,21 @@ def rows_of(table, length=LENGTH):
 def test_each_answer_is_a_target_once_and_nothing_else_is(table, tokenizer):
     rows = rows_of(table)
     batch = rows.read(range(rows.num_rows))
-    assert batch["loss_mask"].sum() > 0
+    num_whole = 0
     for row in range(rows.num_rows):
         for segment, number in enumerate(rows.examples_of(row), start=1):
-            is_here = (batch["segment_ids"][row] == segment) & (batch["loss_mask"][row] > 0)
+            is_here = batch["segment_ids"][row] == segment
+            ids = table["tokens"][number][: 1 + is_here.sum()]
+            np.testing.assert_array_equal(batch["tokens"][row][is_here], ids[:-1])
+            np.testing.assert_array_equal(batch["targets"][row][is_here], ids[1:])
+            is_here &= batch["loss_mask"][row] > 0
             said = tokenizer.decode(batch["targets"][row][is_here])
             turns = records()[number]["messages"][1::2]
             whole = "".join(f"{turn['content']}<|im_end|>" for turn in turns)
             assert whole.startswith(said)
             assert said.endswith("<|im_end|>")
-            assert said == whole or rows.truncated[0]
+            num_whole += said == whole
+    assert num_whole == rows.num_examples - rows.truncated[0]
     assert (batch["loss_mask"][batch["segment_ids"] == 0] == 0).all()
 
 

@@ -120,7 +120,7 @@ def test_features_without_names_of_classes_are_told(reviews, tmp_path):
     short = {"type": "tfds", "name": reviews, "text": "sentence"}
     with pytest.raises(ValueError, match=r"texts\.labels: the feature 'number' of .* give their"):
         build(tmp_path, **short, label="number")
-    with pytest.raises(ValueError, match=r"texts\.label: .* has no feature 'class', only 'label', 'number'"):
+    with pytest.raises(ValueError, match=r"texts\.label: .* no feature 'class', only 'label', "):
         build(tmp_path, **short, label="class")
 
 

@@ -30,18 +30,17 @@ def test_each_example_is_in_one_row_that_holds_it(seed):
     assert all(len(row) and sizes[row].sum() <= length for row in rows)
     for row in rows:
         assert (np.diff(sizes[row]) <= 0).all()
-    # Which of the rows with equal room is taken differs, and with it rarely the count.
-    assert abs(packing.num_rows - len(naive(sizes.tolist(), length))) <= 1
-    # The bound of best-fit decreasing, with the least that any packing needs.
-    assert packing.num_rows <= 11 / 9 * max(1, sizes.sum() / length) * 1.5 + 1
+    # Which of the rows with equal room is taken may differ, but not what is in use of them.
+    expected = [int(sizes[row].sum()) for row in naive(sizes.tolist(), length)]
+    assert sorted(int(sizes[row].sum()) for row in rows) == sorted(expected)
     again = pack(sizes.copy(), length)
     assert np.array_equal(again.order_N, packing.order_N)
     assert np.array_equal(again.stops_R, packing.stops_R)
 
 
 def test_the_row_with_the_least_room_is_taken():
-    packing = pack(np.asarray([3, 6, 4, 7, 2]), 10)
-    assert [packing.examples(row).tolist() for row in range(3)] == [[3, 0], [1, 2], [4]]
+    packing = pack(np.asarray([3, 6, 7, 2]), 10)
+    assert [packing.examples(row).tolist() for row in range(2)] == [[2, 0], [1, 3]]
 
 
 def test_nothing_is_packed_into_no_rows():

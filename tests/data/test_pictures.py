@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 from pydantic import ValidationError
 
@@ -11,9 +12,31 @@ from jaxllm.data import DataConfig
 from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.picture import picture_of
 from jaxllm.data.pictures import PicturesConfig
+from jaxllm.data.tfds_corpus import TfdsCorpus
 from jaxllm.data.tokenizer import ByteTokenizer
 
 SIZE = 4
+
+
+class Seen(tfds.core.GeneratorBasedBuilder):
+    """Shades of grey with classes that have names, in two splits, as MNIST has them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(SIZE, SIZE, 1)),
+            "label": tfds.features.ClassLabel(names=["a", "b"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0), "test": self._generate_examples(4)}
+
+    def _generate_examples(self, first):
+        for seed in range(first, first + 4):
+            # As files: TFDS itself makes files of numbers with TensorFlow alone.
+            yield seed, {"image": io.BytesIO(encoded(noise(seed=seed))), "label": seed % 2}
 
 
 def noise(height=SIZE, width=SIZE, *channels, seed=0):
@@ -106,6 +129,34 @@ def test_what_a_table_names_and_what_a_parquet_file_holds_is_the_same(folders):
         rows = build(folders, source, label="kind").examples["seen"]["train"]
         for name, field in rows.read(range(16)).items():
             np.testing.assert_array_equal(field, expected[name], err_msg=name)
+
+
+def test_a_tfds_dataset_of_pictures_has_them_as_numbers(tmp_path):
+    builder = Seen(data_dir=str(tmp_path))
+    builder.download_and_prepare(file_format="array_record")
+    source = {"type": "tfds", "name": str(builder.data_dir)}
+    options = {"image": "image", "label": "label", "num_channels": 1, "validation_every": 0}
+    held_out = {**source, "split": "test"}
+    found = build(tmp_path, source, validation_source=held_out, **options).examples["seen"]
+    for split, first in (("train", 0), ("validation", 4)):
+        batch = found[split].read(range(4))
+        for pixels, label in zip(batch["pixels"], batch["label"], strict=True):
+            seeds = [seed for seed in range(first, first + 4) if seed % 2 == label]
+            assert any(np.array_equal(pixels, noise(seed=seed)[..., None]) for seed in seeds)
+
+
+class OfNumbers(Seen):
+    """The same as arrays, as MNIST's own code has them."""
+
+    def _generate_examples(self, first):
+        yield 0, {"image": noise()[..., None], "label": 0}
+
+
+def test_a_tfds_dataset_that_only_tensorflow_makes_is_told_so(tmp_path, monkeypatch):
+    corpus = TfdsCorpus("numbers", split="train", text_key="", data_dir=str(tmp_path))
+    monkeypatch.setattr(TfdsCorpus, "_by_name", lambda *_: OfNumbers(data_dir=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"needs TensorFlow.*array_record"):
+        corpus.files()
 
 
 def test_other_pictures_are_another_dataset(folders):

@@ -21,9 +21,7 @@ def test_any_number_of_classes():
     label = np.stack([of_war, np.zeros(40), 1 - of_war, np.ones(40)], axis=1)
     expected = [[1, 0, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
     np.testing.assert_array_equal(classes_by_words((TEXTS, label), ASKED), expected)
-    np.testing.assert_array_equal(
-        classes_by_words((TEXTS, label[:, [1, 3]]), ASKED), [[0, 1]] * 3
-    )
+    np.testing.assert_array_equal(classes_by_words((TEXTS, label[:, [1, 3]]), ASKED), [[0, 1]] * 3)
 
 
 def test_a_number():
