@@ -46,7 +46,7 @@ fi
 
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
 echo "setup_hf: installing the locked packages into $venv (a few minutes the first time)"
-"${pip[@]}" install --require-hashes -r requirements-hf.lock
+"${pip[@]}" install --require-hashes --no-deps -r requirements-hf.lock
 echo "setup_hf: installing torch $torch"
 "${pip[@]}" install "torch==$torch"
 "$venv/bin/python" -c 'import torch, transformers; print(f"setup_hf: done, transformers {transformers.__version__}, torch {torch.__version__}")'

@@ -69,5 +69,5 @@ class SequenceRegression(Config):
     def sums(self, predictions: dict[str, jax.Array], batch: Batch) -> LossSums:
         """The loss of predictions."""
         mask_B = batch["loss_mask"].astype(jnp.float32)
-        squares = jnp.sum((predictions["value"] - batch["label"]) ** 2)
+        squares = jnp.sum((predictions["value"] - batch["label"]) ** 2 * mask_B)
         return LossSums(squares, squares, jnp.sum(mask_B))
