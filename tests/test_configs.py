@@ -31,7 +31,7 @@ EXCEPTIONS = {
     "checkpoints.is_async": "tells whether a fault is of the thread that writes",
     "model.text.offload": "as model.offload",
     "model.vision.offload": "as model.offload",
-    "model.offload of DecoderConfig": "for the slice that is too small: `jaxllm plan` finds where it pays",
+    "model.offload of DecoderConfig": "for the slice that is too small: `jaxllm plan` finds it",
     "parallel.offload_optimizer": "for the slice that is too small, tried by `jaxllm compile`",
 }
 

@@ -189,7 +189,7 @@ def _write(
                         file = files.enter_context((folder / f"{name}.bin").open("wb"))
                         columns[name] = _ColumnWriter(file, dtype)
                     columns[name].add(values)
-                held_out.append(dataset.is_held_out(group))
+                held_out.append(is_apart or dataset.is_held_out(group))
             num_read += record.num_bytes
             if number % _TOLD_EVERY == 0:
                 tell("tokenise", min(num_read, num_bytes), num_bytes)

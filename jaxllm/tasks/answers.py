@@ -86,7 +86,7 @@ class Answers(Task):
             none = min(none, float(logits_T2[0].sum(dtype=np.float64)))
         best = sorted(spans, key=lambda span: (-span.logit, span.first, span.last))[:_COUNT]
         tried = [span.logit for span in best]
-        if True:
+        if self.dataset.has_unanswerable or not best:
             tried.append(none)
         chosen = int(np.argmax(tried))
         score = float(1 / np.exp(np.asarray(tried) - tried[chosen]).sum())
