@@ -11,7 +11,7 @@ Shapes: B rows of this host, T = sequence length.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import jax
 
 Batch = dict[str, np.ndarray]
+Shapes = dict[str, "jax.ShapeDtypeStruct"]
+"""Shape and dtype of each field of a batch."""
 Arrange = Callable[[Batch], Batch]
 """Makes of rows what an objective reads; a pure function of the batch."""
 
@@ -28,16 +30,21 @@ def unchanged(batch: Batch) -> Batch:
     return batch
 
 
-def batch_shapes(rows: int, length: int) -> "dict[str, jax.ShapeDtypeStruct]":
+def batch_shapes(rows: int, length: int) -> Shapes:
     """Shapes and dtypes of the fields of a batch, which follow from its size alone."""
-    import jax  # workers that only prepare data may do without
-
     dtypes = {
         **dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), np.int32),
         "loss_mask": np.float32,
     }
-    fields = {name: jax.ShapeDtypeStruct((rows, length), dtype) for name, dtype in dtypes.items()}
-    return {**fields, "example_index": jax.ShapeDtypeStruct((rows,), np.uint32)}
+    fields = {name: field_shape((rows, length), dtype) for name, dtype in dtypes.items()}
+    return {**fields, "example_index": field_shape((rows,), np.uint32)}
+
+
+def field_shape(shape: tuple[int, ...], dtype: Any) -> "jax.ShapeDtypeStruct":
+    """The shape and dtype of one field."""
+    import jax  # workers that only prepare data may do without
+
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def make_rows(

@@ -14,11 +14,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import jax
 import numpy as np
 from pydantic import PositiveInt
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_frame import Frame, Piece, frame_of
 from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_table import ColumnKind, Encoded, Table
@@ -67,15 +66,15 @@ class CaptionsConfig(ExamplesConfig):
         shape = (self.size, self.size, self.num_channels)
         return CaptionRows(table, length, frame=closed_frame(tokenizer), shape=shape)
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        text = jax.ShapeDtypeStruct((rows, length), np.int32)
+    def shapes(self, rows: int, length: int) -> Shapes:
+        text = field_shape((rows, length), np.int32)
         shape = (rows, self.size, self.size, self.num_channels)
         return {
             "tokens": text,
             "segment_ids": text,
-            "pixels": jax.ShapeDtypeStruct(shape, np.uint8),
-            "loss_mask": jax.ShapeDtypeStruct((rows,), np.float32),
-            "example_index": jax.ShapeDtypeStruct((rows,), np.uint32),
+            "pixels": field_shape(shape, np.uint8),
+            "loss_mask": field_shape((rows,), np.float32),
+            "example_index": field_shape((rows,), np.uint32),
         }
 
 

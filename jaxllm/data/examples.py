@@ -7,10 +7,10 @@ them on disk, and the rows that it makes of that.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
-import jax
 import numpy as np
 from pydantic import Field, model_validator
 
+from jaxllm.data.batch import Shapes
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_weight import Weighted
 from jaxllm.data.example_record import ExampleRecord
@@ -114,7 +114,7 @@ class ExamplesConfig(Weighted):
         """The rows of a table, of `length` positions. ValueError where nothing fits into these."""
         raise NotImplementedError
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> Shapes:
         """Shapes and dtypes of the fields of a batch, with `example_index`."""
         raise NotImplementedError
 

@@ -17,10 +17,9 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-import jax
 import numpy as np
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_frame import Frame
 from jaxllm.data.example_table import Table
 
@@ -36,16 +35,16 @@ _TEXTS = ("text", "text_pair")
 
 def labelled_shapes(
     rows: int, length: int, *, has_pairs: bool, kind: LabelKind, num_classes: int
-) -> dict[str, jax.ShapeDtypeStruct]:
+) -> Shapes:
     """Shapes and dtypes of the fields of a batch."""
     names = ("tokens", "segment_ids", "positions", *(("token_types",) if has_pairs else ()))
-    whole = {name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}
+    whole = {name: field_shape((rows, length), np.int32) for name in names}
     dtypes = {"loss_mask": np.float32, "example_index": np.uint32}
-    label = jax.ShapeDtypeStruct(
+    label = field_shape(
         (rows, num_classes) if kind == "classes" else (rows,),
         np.int32 if kind == "class" else np.float32,
     )
-    singles = {name: jax.ShapeDtypeStruct((rows,), dtype) for name, dtype in dtypes.items()}
+    singles = {name: field_shape((rows,), dtype) for name, dtype in dtypes.items()}
     return whole | {"label": label} | singles
 
 

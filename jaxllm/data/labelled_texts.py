@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
-import jax
 import numpy as np
 from pydantic import Field, model_validator
 
+from jaxllm.data.batch import Shapes
 from jaxllm.data.example_frame import frame_of
 from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_sources import TfdsExamplesConfig
@@ -122,7 +122,7 @@ class LabelledTextsConfig(ExamplesConfig):
         frame = frame_of(tokenizer, num_texts=num_texts)
         return LabelledRows(table, length, frame=frame, is_cut=self.is_cut)
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> Shapes:
         return labelled_shapes(
             rows,
             length,

@@ -13,11 +13,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import jax
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_table import ColumnKind, Encoded, Table
 from jaxllm.data.examples import ExamplesConfig
@@ -80,12 +79,12 @@ class PicturesConfig(ExamplesConfig):
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> "PictureRows":
         return PictureRows(table, length, shape=(self.size, self.size, self.num_channels))
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> Shapes:
         fields = {"label": np.int32, "loss_mask": np.float32, "example_index": np.uint32}
         shape = (rows, self.size, self.size, self.num_channels)
         return {
-            "pixels": jax.ShapeDtypeStruct(shape, np.uint8),
-            **{name: jax.ShapeDtypeStruct((rows,), kind) for name, kind in fields.items()},
+            "pixels": field_shape(shape, np.uint8),
+            **{name: field_shape((rows,), kind) for name, kind in fields.items()},
         }
 
 

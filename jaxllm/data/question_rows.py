@@ -16,10 +16,9 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_frame import Frame
 from jaxllm.data.example_table import Table
 
@@ -27,14 +26,14 @@ NO_ANSWER = (-1, -1)
 """First and last token of an answer that the context does not have."""
 
 
-def question_shapes(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def question_shapes(rows: int, length: int) -> Shapes:
     """Shapes and dtypes of the fields of a batch."""
     names = ("tokens", "segment_ids", "positions", "token_types")
-    whole = {name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}
+    whole = {name: field_shape((rows, length), np.int32) for name in names}
     return whole | {
-        "label": jax.ShapeDtypeStruct((rows, 2), np.int32),
-        "loss_mask": jax.ShapeDtypeStruct((rows,), np.float32),
-        "example_index": jax.ShapeDtypeStruct((rows,), np.uint32),
+        "label": field_shape((rows, 2), np.int32),
+        "loss_mask": field_shape((rows,), np.float32),
+        "example_index": field_shape((rows,), np.uint32),
     }
 
 

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
 import numpy as np
 from pydantic import Field
 
+from jaxllm.data.batch import Shapes
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.example_frame import frame_of
 from jaxllm.data.example_record import ExampleRecord
@@ -82,7 +82,7 @@ class QuestionsConfig(ExamplesConfig):
         frame = frame_of(tokenizer, num_texts=2)
         return QuestionRows(table, length, frame=frame, overlap=self.overlap)
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> Shapes:
         return question_shapes(rows, length)
 
     def _answers(self, record: ExampleRecord, context: str) -> list[Answer]:

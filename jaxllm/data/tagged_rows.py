@@ -14,21 +14,20 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_frame import Frame
 from jaxllm.data.example_table import Table
 from jaxllm.data.framed_texts import check_room, framed_texts
 
 
-def tagged_shapes(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def tagged_shapes(rows: int, length: int) -> Shapes:
     """Shapes and dtypes of the fields of a batch."""
     ints = ("tokens", "segment_ids", "positions", "label")
     dtypes = {**dict.fromkeys(ints, np.int32), "loss_mask": np.float32}
-    whole = {name: jax.ShapeDtypeStruct((rows, length), dtype) for name, dtype in dtypes.items()}
-    return whole | {"example_index": jax.ShapeDtypeStruct((rows,), np.uint32)}
+    whole = {name: field_shape((rows, length), dtype) for name, dtype in dtypes.items()}
+    return whole | {"example_index": field_shape((rows,), np.uint32)}
 
 
 class Part(NamedTuple):

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-import jax
 import numpy as np
 from pydantic import model_validator
 
+from jaxllm.data.batch import Shapes
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.entity_tags import Entity, check_tags, tags_of
 from jaxllm.data.example_frame import frame_of
@@ -92,7 +92,7 @@ class TaggedTextsConfig(ExamplesConfig):
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> TaggedRows:
         return TaggedRows(table, length, frame=frame_of(tokenizer, num_texts=1))
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> Shapes:
         return tagged_shapes(rows, length)
 
     def _listed_tags(self, record: ExampleRecord, words: Words) -> list[int]:

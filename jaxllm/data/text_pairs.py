@@ -14,11 +14,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
-import jax
 import numpy as np
 from pydantic import PositiveInt, model_validator
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.example_frame import Frame, frame_of
 from jaxllm.data.example_record import ExampleRecord
@@ -70,13 +69,13 @@ class TextPairsConfig(ExamplesConfig):
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> "PairRows":
         return PairRows(table, length, frame=frame_of(tokenizer, num_texts=1))
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        text = jax.ShapeDtypeStruct((rows, length), np.int32)
+    def shapes(self, rows: int, length: int) -> Shapes:
+        text = field_shape((rows, length), np.int32)
         names = ("tokens", "segment_ids", "positions")
         return {
             **{prefix + name: text for prefix in _TEXTS.values() for name in names},
-            "loss_mask": jax.ShapeDtypeStruct((rows,), np.float32),
-            "example_index": jax.ShapeDtypeStruct((rows,), np.uint32),
+            "loss_mask": field_shape((rows,), np.float32),
+            "example_index": field_shape((rows,), np.uint32),
         }
 
     def _passages(self, tokens: np.ndarray, record: ExampleRecord) -> list[np.ndarray]:

@@ -13,10 +13,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import jax
 import numpy as np
 
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_frame import Frame, frame_of
 from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_table import ColumnKind, Encoded, Table
@@ -56,15 +55,15 @@ class TranslationsConfig(ExamplesConfig):
         frame = frame_of(tokenizer, num_texts=1)
         return TranslationRows(table, length, frame=frame, stop_id=tokenizer.stop_ids[0])
 
-    def shapes(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def shapes(self, rows: int, length: int) -> Shapes:
         dtypes = {
             "encoder_tokens": np.int32,
             "encoder_mask": np.float32,
             "targets": np.int32,
             "loss_mask": np.float32,
         }
-        whole = {name: jax.ShapeDtypeStruct((rows, length), kind) for name, kind in dtypes.items()}
-        return whole | {"example_index": jax.ShapeDtypeStruct((rows,), np.uint32)}
+        whole = {name: field_shape((rows, length), kind) for name, kind in dtypes.items()}
+        return whole | {"example_index": field_shape((rows,), np.uint32)}
 
 
 def target_tokenizer(tokenizer: Tokenizer) -> Tokenizer:

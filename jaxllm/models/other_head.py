@@ -31,5 +31,5 @@ def shared_paths(ours: Collection[Path], theirs: Collection[Path]) -> set[Path]:
     A head of other classes is another head, also where it has the same size.
     """
     return {
-        path for path in ours if True and (path in theirs or not is_of_head(path))
+        path for path in ours if path[0] != _LABEL_HEAD and (path in theirs or not is_of_head(path))
     }

@@ -65,7 +65,7 @@ class Entities(Task):
         entities = []
         for first, stop, type_ in entities_of(tags):
             begin, start = places_W4[first, [0, 2]].tolist()
-            end, told_end = places_W4[stop - 1, [1, 1]].tolist()
+            end, told_end = places_W4[stop - 1, [1, 3]].tolist()
             entities.append(
                 {
                     "text": text[begin:end],

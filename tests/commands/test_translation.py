@@ -91,7 +91,7 @@ def test_its_figures_are_those_of_what_it_writes(config, finished, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluation.baseline=tfidf", r"evaluation\.baseline=tfidf tells what whole texts are labelled with"),
+        ("evaluation.baseline=tfidf", r"evaluation\.baseline=tfidf tells what whole texts are"),
         ("samples.every=3", "a model of type encoder_decoder"),
         ("objective={type: causal_lm}", r"objective\.type=causal_lm trains model\.type=decoder"),
         ("objective.label_smoothing=1", "less than 1"),

@@ -178,6 +178,8 @@ def test_what_is_held_out_may_come_from_elsewhere(tmp_path):
     own = [{"text": "held out", "label": "b"}]
     source = lines(tmp_path / "b.jsonl", own)
     options = {"labels": ["a", "b"], "validation_source": source}
+    many = build(tmp_path, **jsonl(tmp_path / "a.jsonl", ["a"] * 40, **options))
+    assert len(told(many)) == 40, "and none of the others is held out"
     data = build(tmp_path, **jsonl(tmp_path / "a.jsonl", ["a", "b"], **options))
     assert told(data) == {"text 0": 0, "text 1": 1}
     assert told(data, "validation") == {"held out": 1}

@@ -211,3 +211,19 @@ def test_files_in_another_format_are_named(tmp_path, raw, message):
     )
     with pytest.raises(DatasetError, match=message):
         list(source.records())
+
+
+def test_a_window_has_an_answer_where_it_has_the_whole_of_it():
+    """Of every two characters next to each other, without the ones beside them."""
+    tokenizer = ByteTokenizer()
+    context = "one, two, three and four hundred"
+    pairs = [n for n in range(len(context) - 1) if " " not in context[n : n + 2]]
+    told = [[{"text": context[n : n + 2], "answer_start": n}] for n in pairs]
+    examples = encoded(tokenizer, *(record(context=context, answers=one) for one in told))
+    rows = rows_of(examples, length=21, tokenizer=tokenizer, overlap=3)
+    labels = rows.read(range(rows.num_rows))["label"]
+    for row in range(rows.num_rows):
+        window, start = rows.window(row), pairs[rows.example_of(row)]
+        is_whole = window.first <= start and start + 2 <= window.stop
+        place = window.place + start - window.first
+        np.testing.assert_array_equal(labels[row], (place, place + 1) if is_whole else (0, 0))
