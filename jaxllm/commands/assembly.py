@@ -307,10 +307,15 @@ def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def flops_per_token(config: RunConfig, parts: Assembly) -> float:
-    """Forward and backward FLOPs of a row over its data.sequence_length tokens."""
+    """Forward and backward FLOPs of a row over its data.sequence_length tokens.
+
+    A weight that is not trained has no gradient of its own: two FLOPs less for each of its numbers.
+    """
     length, model = config.data.sequence_length, config.model
     if not isinstance(model, EncoderDecoderConfig):
-        return model.flops_per_token(parts.num_matmul_params, length)
+        trained = {path for path, _ in weight_items(parts.trained)}
+        idle = sum(size for path, size in parts.matmul_sizes.items() if path not in trained)
+        return model.flops_per_token(parts.num_matmul_params, length) - 2.0 * idle
     fields = abstract_batch(config)
     # Where rows are divided on the device, both parts are filled up to the whole.
     source, target = (

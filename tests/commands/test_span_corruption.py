@@ -43,6 +43,7 @@ def spans(text):
     return run_dir
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_uninterrupted_run(text, spans, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -55,6 +56,7 @@ def test_resumed_it_is_the_uninterrupted_run(text, spans, tmp_path, monkeypatch)
     runs.assert_same_run(run_dir, spans, step=6)
 
 
+@pytest.mark.slow
 def test_its_score_is_the_same_again_and_counts_no_bytes(spans):
     summary = json.loads((spans / "summary.json").read_text())
     assert summary["validation_bits_per_byte"] is None
@@ -67,6 +69,7 @@ def test_its_score_is_the_same_again_and_counts_no_bytes(spans):
     assert nll / count == pytest.approx(summary["validation_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_it_is_exported_as_the_t5_that_it_is(spans, tmp_path):
     export_model(spans, tmp_path / "out", step=None, dtype="float32")
     model = HfStart(path=str(tmp_path / "out")).model()
@@ -77,6 +80,7 @@ def test_it_is_exported_as_the_t5_that_it_is(spans, tmp_path):
     assert model["vocab_size"] == 320
 
 
+@pytest.mark.slow
 def test_it_continues_no_text(spans, monkeypatch):
     with pytest.raises(ValueError, match=r"of type encoder_decoder, which continues no text"):
         generate(spans, ["the "], sampling={})

@@ -77,6 +77,7 @@ def test_cached_equals_uncached(name):
         assert any(boosted for _, boosted in results)  # padding was likeliest somewhere
 
 
+@pytest.mark.slow
 def test_prompts_of_a_prefix_model_are_seen_as_a_whole():
     config, params = CONFIGS["learned"], weights("learned")
     generator = Generator(
