@@ -44,8 +44,8 @@ class RunStart(Config):
         adapter = raw.get("adapter") or {}
         if adapter.get("type") == "bottleneck":
             raise ValueError(
-                f"init_from.path: {self.path} has bottleneck adapters, which are no part of another "
-                f"network; start from {raw['init_from']['path']}, as it did"
+                f"init_from.path: {self.path} has bottleneck adapters, which are no part of "
+                f"another network; start from {raw['init_from']['path']}, as it did"
             )
         if adapter or raw["training"].get("frozen"):
             raise ValueError(

@@ -95,6 +95,7 @@ def predicted(run_dir, records, folder):
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_entities_are_scored_and_predicted(finished, tmp_path):
     scored = [one for one in runs.records(finished) if "validation_loss" in one]
     summary = summary_of(finished)
