@@ -207,13 +207,22 @@ def _plan(config: RunConfig, data: Data | None) -> str:
 
 
 def _plan_of_examples(config: RunConfig, data: Data) -> str:
-    """How many examples and rows there are, how many rows the run takes, and what it leaves out."""
+    """How many examples and rows there are, how many rows the run takes, and what it leaves out.
+
+    Texts may be among the examples.
+    """
     sources = data.training_sources
     rows = sum(source.num_rows for source, _ in sources.values())
-    examples = sum(data.examples[name]["train"].num_examples for name in sources)
+    examples = sum(
+        data.examples[name]["train"].num_examples for name in sources.keys() & data.examples
+    )
+    tokens = sum(stream.num_tokens for stream, _ in data.training_streams.values())
+    there = f"{examples:,} training examples" + (
+        f" and {tokens:,} tokens of text" if tokens else ""
+    )
     per_step, steps = config.data.global_batch_size, config.training.steps
     plan = (
-        f"{examples:,} training examples in {rows:,} rows; {per_step:,} rows a step x {steps:,} "
+        f"{there} in {rows:,} rows; {per_step:,} rows a step x {steps:,} "
         f"steps = {per_step * steps:,} rows ({per_step * steps / max(rows, 1):.2f} epochs)"
     )
     return "\n            ".join([plan, *data.truncations()])

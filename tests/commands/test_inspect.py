@@ -1,7 +1,13 @@
+import json
+import re
+from pathlib import Path
+
 import jax
 import pytest
 
 from jaxllm.commands.inspect import inspect
+
+GOLDEN = Path(__file__).parents[1] / "golden/hf_tokenizers"
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +93,22 @@ def test_what_is_neither_is_refused(finished, tmp_path):
         inspect("nothing")
     with pytest.raises(ValueError, match="overrides go with a CONFIG"):
         inspect(str(finished), ["seed=1"])
+
+
+def test_conversations_among_texts_are_counted_beside_them(text, tmp_path, capsys):
+    lines = [{"prompt": f"Number {i}?", "completion": f"It is {i}."} for i in range(20)]
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    template = tmp_path / "plain.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    inspect(
+        str(text),
+        [
+            f"data.tokenizer={{type: hf, path: {GOLDEN}/json_bytelevel, chat_template: {template}}}",
+            f"data.datasets.talks={{type: chats, source: {{type: jsonl, paths: [{talks}]}}}}",
+            f"data.root={tmp_path}/root",
+        ],
+        rows=0,
+    )
+    shown = capsys.readouterr().out
+    assert re.search(r"\d+ training examples and [\d,]+ tokens of text in \d+ rows", shown), shown
