@@ -11,7 +11,7 @@ from jaxllm.data import Data, Tokenizer
 from jaxllm.data.batch import batch_shapes
 from jaxllm.data.examples import ExamplesConfig
 from jaxllm.data.vocabulary import known_kinds, known_vocab_size
-from jaxllm.models import Decoder, DecoderConfig, EncoderDecoderConfig
+from jaxllm.models import Decoder, DecoderConfig, EncoderDecoderConfig, TwoTowersConfig
 from jaxllm.models.encoder import Encoder
 from jaxllm.nn.adapters import is_adapter
 from jaxllm.nn.param import Nested, param_dict, spec_dict
@@ -297,9 +297,17 @@ def lower_step(
 
 
 def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the fields of a batch, as the config alone tells them."""
+    """Shapes and dtypes of the fields of a batch, as the config alone tells them.
+
+    ValueError where only a dataset would tell, and there is none.
+    """
     rows, length = config.data.global_batch_size, config.data.sequence_length
     examples = examples_of(config)
+    if examples is None and needs_examples(config):
+        raise ValueError(
+            f"data.datasets is empty, but objective.type={config.objective.type} learns from "
+            "examples, whose dataset says what a batch has; give one"
+        )
     fields = batch_shapes(rows, length) if examples is None else examples.shapes(rows, length)
     if isinstance(config.objective, PrefixLm | SpanCorruption):
         return config.objective.arranged(fields)
@@ -312,17 +320,27 @@ def flops_per_token(config: RunConfig, parts: Assembly) -> float:
     A weight that is not trained has no gradient of its own: two FLOPs less for each of its numbers.
     """
     length, model = config.data.sequence_length, config.model
+    trained = {path for path, _ in weight_items(parts.trained)}
     if not isinstance(model, EncoderDecoderConfig):
-        trained = {path for path, _ in weight_items(parts.trained)}
-        idle = sum(size for path, size in parts.matmul_sizes.items() if path not in trained)
+        # The tower of images meets patches, and no tokens of the text.
+        patches = model.vision.num_positions if isinstance(model, TwoTowersConfig) else length
+        idle = sum(
+            size * (patches / length if path.startswith("vision.") else 1.0)
+            for path, size in parts.matmul_sizes.items()
+            if path not in trained
+        )
         return model.flops_per_token(parts.num_matmul_params, length) - 2.0 * idle
+    # Six FLOPs are counted for each of a weight's numbers, of which one that stays takes four.
+    sizes = {
+        path: size if path in trained else size * 4 / 6 for path, size in parts.matmul_sizes.items()
+    }
     fields = abstract_batch(config)
     # Where rows are divided on the device, both parts are filled up to the whole.
     source, target = (
         fields[name].shape[1] if name in fields else length
         for name in ("encoder_tokens", "targets")
     )
-    return model.flops_per_row(parts.matmul_sizes, source=source, target=target) / length
+    return model.flops_per_row(sizes, source=source, target=target) / length
 
 
 def examples_of(config: RunConfig) -> ExamplesConfig | None:
@@ -333,9 +351,9 @@ def examples_of(config: RunConfig) -> ExamplesConfig | None:
     return None
 
 
-def has_examples(config: RunConfig) -> bool:
-    """Whether a run is on examples, and not on texts."""
-    return examples_of(config) is not None
+def needs_examples(config: RunConfig) -> bool:
+    """Whether a run learns from examples alone; conversations are read as texts are."""
+    return hasattr(config.objective, "label_fields")
 
 
 def task(

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxllm.commands.assembly import arrangement, has_examples, task
+from jaxllm.commands.assembly import arrangement, needs_examples, task
 from jaxllm.commands.console import Console
 from jaxllm.commands.run_folder import (
     TrainedModel,
@@ -52,7 +52,7 @@ def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[s
     trained = open_model(run_dir, step=step)
     console = Console(is_shown=distributed.is_first())
     config = trained.config.data
-    if data and has_examples(trained.config):
+    if data and needs_examples(trained.config):
         raise ValueError(
             f"--data: {place_of(run_dir)} was trained on examples, and these are texts; leave it "
             "out to score the run's own validation sets"

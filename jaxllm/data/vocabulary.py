@@ -6,8 +6,13 @@ from jaxllm.data.dataset_folder import SIDECAR, read_card
 from jaxllm.data.datasets import BinDatasetConfig, PreparedDatasetConfig, SyntheticDatasetConfig
 from jaxllm.data.mixture import DataConfig
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig
+from jaxllm.data.shard_cache import tokenizer_folder
 from jaxllm.data.token_kinds import TokenKinds
-from jaxllm.data.tokenizer import ByteTokenizerConfig, HuggingFaceTokenizerConfig
+from jaxllm.data.tokenizer import (
+    ByteTokenizerConfig,
+    HuggingFaceTokenizerConfig,
+    load_tokenizer,
+)
 from jaxllm.package_paths import located
 from jaxllm.storage import is_remote
 
@@ -36,8 +41,17 @@ def known_vocab_size(config: DataConfig) -> int | None:
 
 
 def known_kinds(config: DataConfig) -> TokenKinds:
-    """The kinds of tokens of a published tokenizer that is there; of others, none is special."""
+    """The kinds of tokens of a published tokenizer that is there, or of a dataset's own.
+
+    Of others, none is special.
+    """
     match config.tokenizer:
         case HuggingFaceTokenizerConfig(path=path) if located(path).exists():
             return config.tokenizer.build().kinds()
+    for dataset in config.datasets.values() if config.tokenizer is None else ():
+        match dataset:
+            case PreparedDatasetConfig(path=folder) if is_remote(folder):
+                continue
+            case PreparedDatasetConfig(path=folder) if (Path(folder) / SIDECAR).is_file():
+                return load_tokenizer(tokenizer_folder(folder)).kinds()
     return TokenKinds(())

@@ -21,6 +21,7 @@ from jaxllm.hf.published import abstract_module
 from jaxllm.hf.tensor_writer import Tensor, write_file
 from jaxllm.hf.view import Factors, View
 from jaxllm.hf.weights import rows_of, tensors, theirs_of
+from jaxllm.models import EncoderConfig, EncoderDecoderConfig
 from jaxllm.nn.adapters import LoraConfig, is_adapter, without_adapters
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.parallel.axes import WeightSpec
@@ -83,7 +84,7 @@ def write_adapter(
 
     params: all weights, those of adapters among them. trained: those that were trained, in the
     same structure. base: where the model itself is. ValueError for a layer that theirs has in
-    another form than a matrix, and a dtype that is not known.
+    another form than a matrix, weights that PEFT has no form for, and a dtype that is not known.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; take {', '.join(DTYPES)}")
@@ -91,7 +92,9 @@ def write_adapter(
     flat, on_disk = _flat(params), theirs_of(specs, rows_of(specs, rows))
     theirs = [(_loaded(name, family), shape, parts) for name, shape, parts in on_disk]
     layers = dict(_layers(theirs, _flat(specs), flat))
-    modules = _modules(theirs, {path for path in _flat(trained) if not is_adapter(path)})
+    own_paths = {path for path in _flat(trained) if not is_adapter(path)}
+    modules = _modules(theirs, own_paths)
+    _check(config, own_paths, modules=modules, layers=layers)
     whole = [
         one._replace(name=_loaded(one.name, family))
         for one in tensors(without_adapters(params), specs=specs, rows=rows)
@@ -118,6 +121,33 @@ def write_adapter(
     write_file(folder / "adapter_model.safetensors", sorted(found), DTYPES[dtype])
     text = json.dumps(raw, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _check(
+    config: Any, trained: set[str], *, modules: Iterable[str], layers: Iterable[str]
+) -> None:
+    """ValueError for weights trained beside the adapters that PEFT would not put back.
+
+    It saves whole modules, of which none has an adapter too, and each by itself.
+    """
+    both = [name for name in layers if f"{name}.".startswith(tuple(f"{one}." for one in modules))]
+    if both:
+        raise ValueError(
+            f"{', '.join(sorted(both))}: PEFT has low-rank adapters beside a module, or saves the "
+            "whole module, but not both; export the whole model, without --adapter"
+        )
+    if "embed.table" in trained and _has_shared_embedding(config):
+        raise ValueError(
+            "embed.table was trained (adapter.also_trained), which other parts of the network "
+            "share; PEFT would change one of them alone. Export the whole model, without --adapter"
+        )
+
+
+def _has_shared_embedding(config: Any) -> bool:
+    """Whether the embedding of tokens is also an output projection, or another embedding."""
+    if isinstance(config, EncoderConfig):
+        return config.head == "masked_lm"
+    return isinstance(config, EncoderDecoderConfig) or getattr(config, "is_tied", False)
 
 
 def _loaded(name: str, family: Family) -> str:

@@ -127,7 +127,9 @@ class EncoderDecoderConfig(BlockConfig):
         """Layers of each stack of equal blocks."""
         return (self.num_layers, self.decoder.num_layers)
 
-    def flops_per_row(self, matmul_sizes: Mapping[str, int], *, source: int, target: int) -> float:
+    def flops_per_row(
+        self, matmul_sizes: Mapping[str, float], *, source: int, target: int
+    ) -> float:
         """Forward and backward FLOPs of a source and its target, of so many tokens each.
 
         As `flops_per_token`, where a token of the source meets the encoder and what makes the

@@ -106,6 +106,14 @@ def test_its_score_is_the_same_again(trained):
     assert score.nll / score.num_tokens == pytest.approx(summary["validation_loss"], rel=1e-6)
 
 
+def test_it_is_scored_on_texts_too(trained, tmp_path):
+    """How much of its language a run of conversations keeps."""
+    (tmp_path / "plain.txt").write_text("The number three is behind two. " * 20)
+    scores = evaluate(trained, data=[str(tmp_path / "plain.txt")])
+    assert all(np.isfinite(score.loss) and score.raw_bytes for score in scores.values())
+    assert len(scores) == 1
+
+
 def test_prompts_are_asked_in_the_template(trained):
     texts = generate(trained, PROMPTS, sampling={"max_tokens": 4, "temperature": 0})
     last = [r["sample"] for r in runs.records(trained) if "sample" in r and r["step"] == 6]

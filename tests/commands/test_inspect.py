@@ -101,10 +101,11 @@ def test_conversations_among_texts_are_counted_beside_them(text, tmp_path, capsy
     talks.write_text("".join(json.dumps(line) + "\n" for line in lines))
     template = tmp_path / "plain.jinja"
     template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    tokenizer = f"type: hf, path: {GOLDEN}/json_bytelevel, chat_template: {template}"
     inspect(
         str(text),
         [
-            f"data.tokenizer={{type: hf, path: {GOLDEN}/json_bytelevel, chat_template: {template}}}",
+            f"data.tokenizer={{{tokenizer}}}",
             f"data.datasets.talks={{type: chats, source: {{type: jsonl, paths: [{talks}]}}}}",
             f"data.root={tmp_path}/root",
         ],

@@ -153,3 +153,19 @@ def test_a_head_of_classes_comes_with_it(name, names, tmp_path):
 def test_a_layer_that_is_no_matrix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"projection\.weight has no adapter in PEFT's format"):
         written("vit", tmp_path, {"targets": ("patch_embed",)})
+
+
+@pytest.mark.parametrize(
+    ("name", "also_trained", "message"),
+    [
+        ("gpt2", ("embed",), r"embed\.table was trained .* PEFT would change one of them alone"),
+        (
+            "gpt2",
+            ("blocks.layers.attention.query.bias",),
+            r"h\.0\.attn\.c_attn.*: PEFT has low-rank .* but not both",
+        ),
+    ],
+)
+def test_what_peft_would_not_put_back_is_refused(name, also_trained, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        written(name, tmp_path, {"targets": ("*.query",), "also_trained": also_trained})
