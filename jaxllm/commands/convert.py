@@ -296,7 +296,7 @@ def _export_adapter(run_dir: Path, out: Path, *, step: int | None, dtype: str) -
             adapter=adapter,
             family=family,
             trained=trained.parts.trained,
-            base=start.path,
+            base=str(located(start.path)) if isinstance(start, HfStart) else start.path,
             dtype=dtype,
         )
         if trained.tokenizer is not None:

@@ -34,6 +34,9 @@ MAY_CHANGE = (
     "data.prefetch",
 )
 
+# Where the weights lie that a run is trained beside; their fingerprint says whether they are those.
+_BASE = ("init_from.path", "init_from.step")
+
 # What may differ when it is asked for by name: the run goes on, and is another from there. The
 # text, its order and the shapes of the weights are not among them: no checkpoint would fit.
 MAY_CHANGE_ON_REQUEST = (
@@ -64,6 +67,8 @@ def check_resumable(
     _check_requested(requested)
     is_open_ended = not given.optim.depends_on_total_steps
     allowed = (*MAY_CHANGE, *requested, *(["training.steps"] if is_open_ended else []))
+    if given.adapter is not None or given.training.frozen:
+        allowed = (*allowed, *_BASE)
     if has_only_weights:
         allowed = (*allowed, *(RunConfig.model_fields.keys() - {"model"}))
     conflicts = {

@@ -210,7 +210,8 @@ def frozen_changed(origin: str) -> str:
     """What to say where the weights beside the saved ones are not those of the run."""
     return (
         f"init_from: the weights of {origin} are not those that the run was trained beside; put "
-        "back what was there, or train anew in another run_dir"
+        "back what was there, name where they are now (init_from.path, and init_from.step of a "
+        "run), or train anew in another run_dir"
     )
 
 

@@ -1,7 +1,7 @@
 """The kinds of dataset: the config of each, and the streams of its splits."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -19,6 +19,7 @@ from jaxllm.data.questions import QuestionsConfig
 from jaxllm.data.streams import BinStream, PreparedStream, SyntheticStream, TokenStream
 from jaxllm.data.tagged_texts import TaggedTextsConfig
 from jaxllm.data.text_pairs import TextPairsConfig
+from jaxllm.data.tfds_texts import TfdsTexts, whole_form
 from jaxllm.data.translations import TranslationsConfig
 from jaxllm.storage import as_path, is_remote
 
@@ -75,30 +76,10 @@ class SyntheticDatasetConfig(Weighted):
     """Mean length of a document in tokens."""
 
 
-_TFDS_SOURCE = ("name", "split", "data_dir")
-
-
-def whole_form(given: Any) -> Any:
-    """Of a dataset of type tfds, the labelled texts that it stands for; others as they are.
-
-    `{type: tfds, name: glue/sst2, text: sentence}` are labelled texts whose source that is. A
-    validation_split is the validation_source that differs by it.
-    """
-    if not isinstance(given, dict) or given.get("type") != "tfds":
-        return given
-    own = {name: given[name] for name in _TFDS_SOURCE if name in given}
-    whole = {name: value for name, value in given.items() if name not in own}
-    whole |= {"type": "labelled_texts", "source": {"type": "tfds", **own}}
-    split = whole.pop("validation_split", None)
-    if split is not None:
-        whole["validation_source"] = {"type": "tfds", **own, "split": split}
-    return whole
-
-
 StreamDatasetConfig = (
     CorpusDatasetConfig | PreparedDatasetConfig | BinDatasetConfig | SyntheticDatasetConfig
 )
-DatasetConfig = Annotated[
+_LongForm = Annotated[
     CorpusDatasetConfig
     | PreparedDatasetConfig
     | BinDatasetConfig
@@ -112,7 +93,9 @@ DatasetConfig = Annotated[
     | TaggedTextsConfig
     | QuestionsConfig,
     Field(discriminator="type"),
-    BeforeValidator(whole_form),
+]
+DatasetConfig = Annotated[
+    _LongForm, BeforeValidator(whole_form, json_schema_input_type=_LongForm | TfdsTexts)
 ]
 
 

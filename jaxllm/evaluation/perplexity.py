@@ -124,4 +124,9 @@ def score(
         on_batch()
     # Summed in float64 on the host: thousands of batches would lose digits in float32.
     totals = np.sum([[float(s.nll), float(s.num_tokens)] for s in jax.device_get(sums)], axis=0)
+    if not totals[1]:
+        raise ValueError(
+            "nothing of a validation set is scored, as it is so short; give it more text, or set "
+            "evaluation.every=null and hold nothing out (data.datasets.NAME.validation_every=0)"
+        )
     return Score(nll=float(totals[0]), num_tokens=int(totals[1]), raw_bytes=batches.raw_bytes)

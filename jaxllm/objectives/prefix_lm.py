@@ -88,9 +88,15 @@ class PrefixLm(Config):
 
 def _cut(batch: HostBatch, *, seed: int) -> HostBatch:
     """The rows with their prefixes, of one token at least; what is in them is not scored."""
-    length = batch["tokens"].shape[1]
-    prefix_B = np.array([one.integers(1, length + 1) for one in row_generators(batch, seed)])
-    places_T = np.arange(length)
+    places_T = np.arange(batch["tokens"].shape[1])
+    # Within what is scored: the last row of a set is filled up.
+    scored_B = np.max((batch["loss_mask"] > 0) * (places_T + 1), axis=1, initial=1)
+    prefix_B = np.array(
+        [
+            one.integers(1, scored + 1)
+            for one, scored in zip(row_generators(batch, seed), scored_B.tolist(), strict=True)
+        ]
+    )
     is_told_BT = places_T >= prefix_B[:, None] - 1  # the prefix's last token tells the first target
     return {
         **batch,

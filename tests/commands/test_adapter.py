@@ -126,6 +126,7 @@ def bottled(ids, base):
     return run_dir
 
 
+@pytest.mark.slow
 def test_bottlenecks_resume_and_are_saved_alone(ids, base, bottled, tmp_path, monkeypatch):
     run_dir, more = tmp_path / "run", options(base, adapter=f"adapter={BOTTLENECK}")
     with monkeypatch.context() as patch:

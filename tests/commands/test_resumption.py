@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from jaxllm.commands.resumption import check_resumable, differences
-from jaxllm.config import load_config
+from jaxllm.config import apply_override, load_config, parse_config
 
 RAW = {
     "run_dir": "runs/x",
@@ -127,3 +127,22 @@ def test_no_request_is_offered_where_it_would_not_help(load):
     with pytest.raises(ValueError, match="another config") as refusal:
         check_resumable(load(), load("optim.learning_rate=0.02", "seed=1"), run_dir=Path("runs/x"))
     assert "--change" not in str(refusal.value)
+
+
+def test_weights_beside_a_run_may_lie_elsewhere_later(load):
+    """Their fingerprint is compared when they are read; what starts a run may not change."""
+    there, here = (f"init_from={{type: run, path: {path}, step: 2}}" for path in ("a", "b"))
+    frozen = "training.frozen=[embed]"
+    saved, given = (load_plainly(load, start) for start in (there, here))
+    with pytest.raises(ValueError, match=r"init_from\.path: 'a' in the run folder, 'b' given"):
+        check_resumable(saved, given, run_dir="runs/x")
+    saved, given = (load_plainly(load, start, frozen) for start in (there, here))
+    check_resumable(saved, given, run_dir="runs/x")
+
+
+def load_plainly(load, start, *overrides):
+    """A config with a start that is not there."""
+    raw = load().model_dump(mode="json")
+    for override in (start, *overrides):
+        apply_override(raw, override)
+    return parse_config(raw, origin="run.yaml")

@@ -127,10 +127,10 @@ def test_every_field_and_every_kind_is_in_the_help():
     [
         ("optim.type", "(required) The optimizer and its schedule, by type. One of sgd, adagrad"),
         ("optim.schedule.type", '= "cosine" How the learning rate moves over the run. One of'),
-        ("data.tokenizer", "= null Tokenizer of the corpora"),
+        ("data.tokenizer", "= null Tokenizer of the texts"),
         ("data.tokenizer.type", "(required) One of sentencepiece, byte, hf."),
         ("data.datasets", "= {} Datasets by name"),
-        ("model.moe", "= null"),
+        ("model[decoder].moe", "= null"),
         ("training.ema", "= null"),
         ("metrics.loggers", "= []"),
         ("metrics.loggers.N.type", "(required) One of wandb, trackio."),

@@ -173,6 +173,7 @@ def test_skipped_steps_are_written_down_where_metrics_have_to_be(tmp_path, monke
     assert len(said) == 2  # that, and why the step was skipped
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_writing_skipped_steps_down(ids, tmp_path, monkeypatch, capsys):
     poison.batches(monkeypatch, {2: math.nan})
     monkeypatch.setattr(skips, "log_skipped", refuse)
@@ -180,6 +181,7 @@ def test_a_run_goes_on_without_writing_skipped_steps_down(ids, tmp_path, monkeyp
     assert "step 3 is missing from skipped.jsonl" in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_counts_go_on_after_a_stop(ids, tmp_path, monkeypatch):
     poison.batches(monkeypatch, {2: math.nan, 5: math.nan})
     run_dir = tmp_path / "run"

@@ -53,6 +53,7 @@ def finished(config):
     return config.parent / "finished"
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_uninterrupted_run(config, finished, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:

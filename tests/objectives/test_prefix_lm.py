@@ -42,6 +42,12 @@ def test_prefixes_are_of_all_lengths_and_what_is_behind_them_is_scored(batch):
     }
 
 
+def test_a_row_that_is_filled_up_is_cut_where_it_is_text(batch):
+    mask_BT = batch["loss_mask"] * (np.arange(batch["loss_mask"].shape[1]) < 3)
+    for seed in range(5):
+        assert (cut({**batch, "loss_mask": mask_BT}, seed=seed)["loss_mask"].sum(axis=1) > 0).all()
+
+
 def test_a_row_is_cut_alike_whatever_is_read_beside_it(batch):
     whole = cut(batch)
     part = cut({name: field[7:20] for name, field in batch.items()})

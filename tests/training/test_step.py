@@ -82,11 +82,11 @@ _MORE = {
     "muon": ("fsdp", "zero1"),
     "windows": ("context",),
     "latent": ("context",),
-    "masked": ("fsdp", "zero1", "data"),
+    "masked": ("fsdp", "fsdp_tensor", "zero1", "data"),
     "classes": ("fsdp_tensor", "data"),
     "spans": ("fsdp", "zero1"),
     "prefixes": ("zero1", "fsdp_tensor"),
-    "pairs": ("zero1",),
+    "pairs": ("fsdp_tensor", "zero1"),
     "pictures": ("zero1", "fsdp_tensor"),
     "tags": ("zero1", "fsdp_tensor"),
     "answers": ("data", "fsdp_tensor"),
@@ -98,7 +98,7 @@ _MORE = {
     # AdamW looks at single numbers; Muon at whole matrices, which some layouts cut.
     [("adamw", layout) for layout in runs.LAYOUTS]
     + [("muon", "fsdp_tensor"), ("muon", "context")]
-    + [(recipe, "fsdp_tensor") for recipe in ("windows", "latent", "masked", "spans", "pairs")]
+    + [(recipe, "fsdp_tensor") for recipe in ("windows", "latent", "spans")]
     + [
         pytest.param(recipe, layout, marks=pytest.mark.slow)
         for recipe, layouts in _MORE.items()

@@ -1,0 +1,48 @@
+"""Labelled texts of a TFDS dataset in a short form: the source's keys stand among the dataset's."""
+
+from typing import Any, Literal
+
+from pydantic import Field, create_model
+
+from jaxllm.data.example_sources import TfdsExamplesConfig
+from jaxllm.data.labelled_texts import LabelledTextsConfig
+from jaxllm.schema import Config
+
+_TFDS_SOURCE = ("name", "split", "data_dir")
+
+
+def whole_form(given: Any) -> Any:
+    """Of a dataset of type tfds, the labelled texts that it stands for; others as they are.
+
+    `{type: tfds, name: glue/sst2, text: sentence}` are labelled texts whose source that is. A
+    validation_split is the validation_source that differs by it.
+    """
+    if not isinstance(given, dict) or given.get("type") != "tfds":
+        return given
+    own = {name: given[name] for name in _TFDS_SOURCE if name in given}
+    whole = {name: value for name, value in given.items() if name not in own}
+    whole |= {"type": "labelled_texts", "source": {"type": "tfds", **own}}
+    split = whole.pop("validation_split", None)
+    if split is not None:
+        whole["validation_source"] = {"type": "tfds", **own, "split": split}
+    return whole
+
+
+_KEPT = LabelledTextsConfig.model_fields.keys() - {"type", "source", "validation_source"}
+TfdsTexts = create_model(
+    "TfdsTexts",
+    __base__=Config,
+    __doc__="Labelled texts of a TFDS dataset: what `whole_form` makes the long form of.",
+    type=(Literal["tfds"], Field(description="Kind of dataset: labelled texts as TFDS has them.")),
+    validation_split=(
+        str | None,
+        Field(None, description="Split that is held out; null holds out some of split."),
+    ),
+    **{
+        name: (field.annotation, field)
+        for kind, names in ((TfdsExamplesConfig, _TFDS_SOURCE), (LabelledTextsConfig, _KEPT))
+        for name, field in kind.model_fields.items()
+        if name in names
+    },
+)
+"""The short form, for the schema that editors read alone."""
