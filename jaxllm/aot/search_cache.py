@@ -17,8 +17,8 @@ from jaxllm.aot.search_space import Candidate
 
 # Where the step, and what is read from its program, come from.
 _SOURCES = (
-    *("aot", "kernels", "models", "nn", "objectives", "optim", "parallel", "training"),
-    *("config.py", "hardware.py", "schema.py", "xla_flags.py", "data/batch.py"),
+    *("aot", "data", "kernels", "models", "nn", "objectives", "optim", "parallel", "training"),
+    *("config.py", "cross_checks.py", "hardware.py", "schema.py", "xla_flags.py"),
     *("commands/assembly.py", "commands/compile.py", "commands/compile_report.py"),
 )
 

@@ -145,6 +145,7 @@ def test_without_data_it_says_what_to_give(imported):
         runs.start(imported / "config.yaml", imported)
 
 
+@pytest.mark.slow
 def test_an_imported_model_is_trained_on_in_its_folder(published, tmp_path):
     (tmp_path / "a.txt").write_text("the war of the people and of the laws\n" * 40)
     run_dir, other = tmp_path / "run", tmp_path / "other"

@@ -352,6 +352,7 @@ def test_metrics_that_do_not_fit_the_disk_end_the_run_and_lose_nothing(
     runs.assert_same_run(run_dir, uninterrupted, step=8)
 
 
+@pytest.mark.slow
 def test_an_optimizer_in_host_memory_goes_on_in_the_devices_and_back(
     ids, uninterrupted, tmp_path, monkeypatch
 ):

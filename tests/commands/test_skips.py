@@ -122,6 +122,7 @@ def assert_went_back_too(run_dir, went_back):
 
 
 @pytest.mark.parametrize("is_before", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_sigterm_while_it_goes_back(ids, went_back, tmp_path, monkeypatch, is_before):
     """Before or after the checkpoints are deleted: it goes back, and ends as one to go on."""
     poison.batches(monkeypatch, THREE_BAD)

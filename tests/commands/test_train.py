@@ -248,6 +248,7 @@ def test_a_run_shorter_than_its_log_interval_has_a_summary(ids, tmp_path):
     assert runs.losses(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_leaves_valid_json(text, tmp_path):
     run_dir = tmp_path / "run"
     ruin = ("optim.learning_rate=1e30", "optim.clip_norm=null", "training.anomalies=null")

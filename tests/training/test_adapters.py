@@ -40,7 +40,7 @@ LAYOUTS = {
     "stages_tensor": ParallelConfig(layout="fsdp", stage=2, tensor=2, pipeline_microbatches=2),
 }
 # The others, which are slow, have nothing that one of these has not.
-CASES = [("lora", "fsdp_tensor"), ("lora", "stages"), ("bottleneck", "stages_tensor")]
+CASES = [("lora", "fsdp_tensor"), ("bottleneck", "stages_tensor")]
 CASES += [
     pytest.param(kind, name, marks=pytest.mark.slow)
     for kind in ADAPTERS

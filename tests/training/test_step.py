@@ -80,7 +80,7 @@ def assert_in_place(state, run):
 
 _MORE = {
     "muon": ("fsdp", "zero1"),
-    "windows": ("context",),
+    "windows": ("fsdp_tensor", "context"),
     "latent": ("context",),
     "masked": ("fsdp", "fsdp_tensor", "zero1", "data"),
     "classes": ("fsdp_tensor", "data"),
@@ -98,7 +98,7 @@ _MORE = {
     # AdamW looks at single numbers; Muon at whole matrices, which some layouts cut.
     [("adamw", layout) for layout in runs.LAYOUTS]
     + [("muon", "fsdp_tensor"), ("muon", "context")]
-    + [(recipe, "fsdp_tensor") for recipe in ("windows", "latent", "spans")]
+    + [(recipe, "fsdp_tensor") for recipe in ("latent", "spans")]
     + [
         pytest.param(recipe, layout, marks=pytest.mark.slow)
         for recipe, layouts in _MORE.items()
