@@ -29,20 +29,22 @@ def whole_form(given: Any) -> Any:
 
 
 _KEPT = LabelledTextsConfig.model_fields.keys() - {"type", "source", "validation_source"}
-TfdsTexts = create_model(
-    "TfdsTexts",
-    __base__=Config,
-    __doc__="Labelled texts of a TFDS dataset: what `whole_form` makes the long form of.",
-    type=(Literal["tfds"], Field(description="Kind of dataset: labelled texts as TFDS has them.")),
-    validation_split=(
+_FIELDS: dict[str, Any] = {
+    "type": (Literal["tfds"], Field(description="Kind of dataset: labelled texts of TFDS.")),
+    "validation_split": (
         str | None,
         Field(None, description="Split that is held out; null holds out some of split."),
     ),
-    **{
-        name: (field.annotation, field)
-        for kind, names in ((TfdsExamplesConfig, _TFDS_SOURCE), (LabelledTextsConfig, _KEPT))
-        for name, field in kind.model_fields.items()
-        if name in names
-    },
+} | {
+    name: (field.annotation, field)
+    for kind, names in ((TfdsExamplesConfig, _TFDS_SOURCE), (LabelledTextsConfig, _KEPT))
+    for name, field in kind.model_fields.items()
+    if name in names
+}
+TfdsTexts: Any = create_model(
+    "TfdsTexts",
+    __base__=Config,
+    __doc__="Labelled texts of a TFDS dataset: what `whole_form` makes the long form of.",
+    **_FIELDS,
 )
 """The short form, for the schema that editors read alone."""
