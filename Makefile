@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 NOT_IN_ALL := not faults and not tpu_compile and not hf and not notebooks and not beam
 
 .PHONY: setup compiler demo test test-all test-faults test-tpu-compile test-hf test-tasks
-.PHONY: test-notebooks notebooks test-beam docs lint lock clean
+.PHONY: test-notebooks notebooks test-beam docs published lint lock clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,9 @@ endif
 
 demo: setup
 	@$(BIN)/jaxllm train configs/demo.yaml
+
+# The published weights that configs/finetune_* and configs/sft_smollm2.yaml start from.
+published: $(PUBLISHED)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -233,7 +233,11 @@ def predict(
     run: RunArgument,
     source: Annotated[
         Path,
-        typer.Option("--input", metavar="FILE", help="Records: .jsonl, .csv, .tsv or .parquet."),
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="Records: .jsonl, .csv, .tsv, .parquet, .conll or .json.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="Answers, a line of JSON a record, in order.")

@@ -8,9 +8,14 @@ from documents import ROOT, lines
 from objectives.test_causal_lm import Fixed, logits_for
 
 from jaxllm.data.corpus import gather_parts, read_part
-from jaxllm.objectives import CausalLm
+from jaxllm.data.labelled_texts import LabelledTextsConfig
+from jaxllm.data.tokenizer import ByteTokenizer
+from jaxllm.evaluation import Predicted
+from jaxllm.generation import BeamSearch
+from jaxllm.objectives import CausalLm, SequenceRegression, Vocabulary
 from jaxllm.optim.schedules import Constant
 from jaxllm.parallel.axes import WeightSpec
+from jaxllm.parallel.mesh import ParallelConfig
 
 
 def shown(page: str) -> dict:
@@ -73,3 +78,28 @@ def test_the_objective_is_cross_entropy_at_gamma_0_and_less_above():
     assert 0 < focal.loss < plain.loss
     assert (focal.nll, focal.num_tokens) == (plain.nll, plain.num_tokens)
     assert objective().batch_fields == CausalLm().batch_fields
+    vocabulary = Vocabulary(9, special_ids=(0,))
+    assert objective().num_ids(vocabulary) == 9
+    assert objective().arrangement(vocabulary, seed=0) is None
+    assert not objective().is_likelihood_of_text
+
+
+def test_the_task_tells_stars():
+    source = {"type": "jsonl", "paths": ["a.jsonl"]}
+    stars = shown("task.md")["Stars"](
+        SequenceRegression(),
+        None,
+        dataset=LabelledTextsConfig.model_validate({"source": source, "label_kind": "number"}),
+        tokenizer=ByteTokenizer(),
+        layout=ParallelConfig(layout="replicated").build(jax.devices()[:1]),
+        rows=4,
+        length=8,
+        search=BeamSearch(),
+    )
+    label, value = np.float32([1, 2, 5, 4]), np.float32([1.5, 2.6, 4.5, 4])
+    figures = stars.figures([Predicted(None, {"label": label, "value": value}, None)])
+    assert figures.record("validation_") == {"validation_within_half": 0.75}
+    assert figures.describe() == "within half a star 0.7500"
+    parts = [{"value": np.float32(one)} for one in (4.0, 5.0, 5.0)]
+    assert stars.answer(parts, None, [0, 1, 2]) == {"stars": 5}
+    assert stars.answer([{"value": np.float32(-3)}], None, [0]) == {"stars": 1}

@@ -77,6 +77,7 @@ def _evaluate(run_dir: Path, *, data: Sequence[str], step: int | None) -> dict[s
     )
     doing = task(trained.config, trained.parts, trained.tokenizer, rows=rows)
     if doing is not None:
+        doing.check_figures()
         predicted = doing.predict(trained.params, sets)
         scores = {name: one.score for name, one in predicted.items()}
         for name, one in predicted.items():

@@ -65,6 +65,8 @@ class Validation:
             arrange=arrangement(config, data, seed=EVALUATION_SEED),
         )
         self._task = task(config, parts, data.tokenizer, rows=self._rows)
+        if self._task is not None and self._sets:
+            self._task.check_figures()
         self._tokenizer = data.tokenizer
         self._has_chats = has_chats(config.data)
         self._generate = (

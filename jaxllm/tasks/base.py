@@ -4,7 +4,7 @@ B rows of a batch, N rows of a set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jaxllm.data import Data
 from jaxllm.data.examples import ExampleRows, ExamplesConfig
 from jaxllm.data.tokenizer import Tokenizer
 from jaxllm.evaluation import Predicted, make_predict_step, predict_set
+from jaxllm.evaluation.extras import check_finetune
 from jaxllm.generation import BeamSearch
 from jaxllm.nn.param import Nested, bind
 from jaxllm.objectives.base import Batch
@@ -32,6 +33,9 @@ class Figures(Protocol):
 
 class Task:
     """A task whose predictions are what its objective's `predict` computes of each row."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What `figures` import beside jaxllm's own dependencies."""
 
     def __init__(
         self,
@@ -78,6 +82,10 @@ class Task:
             )
             for name, batches in sets.items()
         }
+
+    def check_figures(self) -> None:
+        """ValueError where the packages are missing that figures need, before hours of training."""
+        check_finetune(self.packages)
 
     def figures(self, predicted: Sequence[Predicted]) -> Figures:
         """Of validation sets, all together."""

@@ -20,6 +20,7 @@ from jaxllm.tasks.by_words import comparison, told_by_words
 class Classes(Task):
     """Of each text, or pair of texts, its class."""
 
+    packages = ("sklearn",)
     dataset: LabelledTextsConfig
 
     @property

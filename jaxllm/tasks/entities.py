@@ -20,6 +20,7 @@ from jaxllm.tasks.base import Task
 class Entities(Task):
     """The entities of each text."""
 
+    packages = ("seqeval",)
     dataset: TaggedTextsConfig
 
     def figures(self, predicted: Sequence[Predicted]) -> EntityFigures:

@@ -23,6 +23,7 @@ _LIKELY = 0.5  # from here on a class is told
 class LabelSets(Task):
     """Of each text, or pair of texts, which classes it has."""
 
+    packages = ("sklearn",)
     dataset: LabelledTextsConfig
 
     @property

@@ -17,6 +17,8 @@ from jaxllm.tasks.by_words import comparison, told_by_words
 class Numbers(Task):
     """Of each text, or pair of texts, its number."""
 
+    packages = ("scipy",)
+
     def figures(self, predicted: Sequence[Predicted]) -> NumberFigures:
         label_N, told_N = (
             np.concatenate([one.fields[name] for one in predicted]) for name in ("label", "value")

@@ -21,6 +21,7 @@ from jaxllm.tasks.base import Task
 class Translations(Task):
     """Of each source, its target."""
 
+    packages = ("sacrebleu",)
     dataset: TranslationsConfig
 
     def __init__(self, *given: Any, **options: Any) -> None:
