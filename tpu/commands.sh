@@ -73,12 +73,16 @@ ask() {
         ANSWER=$assumed PROBLEM=
         return 0
     fi
-    # A signal does not wait for an answer: `wait` ends at once, and what was begun is ended.
-    begin "$@" >"$SCRATCH/answer" 2>"$SCRATCH/errors"
+    # A signal does not wait for an answer: `wait` ends at once, and what was begun is ended. Its
+    # files are its own: what is asked after a signal must not read what the other still writes.
+    ASKED=$((ASKED + 1))
+    local files=$SCRATCH/ask-$ASKED
+    begin "$@" >"$files.answer" 2>"$files.errors"
     wait $! || code=$?
     BEGUN=()
-    ANSWER=$(cat "$SCRATCH/answer")
-    PROBLEM=$(cat "$SCRATCH/errors")
+    ANSWER=$(cat "$files.answer")
+    PROBLEM=$(cat "$files.errors")
+    rm -f "$files".*
     return "$code"
 }
 
@@ -95,6 +99,7 @@ pause() { # SECONDS
 }
 
 BEGUN=()
+ASKED=0
 
 # Begins a command in a process group of its own, by which it ends with all that it started.
 begin() { # COMMAND...
