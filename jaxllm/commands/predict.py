@@ -7,6 +7,8 @@ from itertools import batched, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxllm.commands.assembly import examples_of, task
 from jaxllm.commands.console import Console
 from jaxllm.commands.prediction_batches import PredictionBatches
@@ -19,6 +21,7 @@ from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_sources import ExampleSourceConfig, source_of
 from jaxllm.data.example_table import Table, table_of
 from jaxllm.data.examples import ExamplesConfig
+from jaxllm.parallel import distributed
 from jaxllm.tasks import Task
 
 _BLOCK = 2048  # records that are sorted by length together, and written together
@@ -46,6 +49,7 @@ def predict(
     batch_size: rows of full length in a batch; default that of training. Stopped, the same call
     goes on. ValueError for a run without a task, records that are none, and a file that is there.
     """
+    _check_alone()
     console = Console(is_shown=True)
     with open_to_read(run) as run_dir:
         trained = open_model(run_dir, step=step)
@@ -84,6 +88,17 @@ def predict(
         file.complete()
     console.say(f"{count:,} answers of {place_of(run_dir)}, step {trained.step}, are in {out}")
     return out
+
+
+def _check_alone() -> None:
+    """ValueError where other processes are asked the same, and would write the same file."""
+    distributed.initialize()
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"predict is done by one process with its own devices, and there are "
+            f"{distributed.found() or jax.process_count()}; start it by itself, with a part of the "
+            "input on each host"
+        )
 
 
 def _task_of(
@@ -140,5 +155,10 @@ def _said(record: ExampleRecord, answer: Mapping[str, Any], keep: Sequence[str])
             there = ", ".join(map(repr, record.fields))
             raise ValueError(f"--keep {field}: {record.where} has no such field (fields: {there})")
         kept[field] = record.fields[field]
-        json.dumps(kept[field])
+        try:
+            json.dumps(kept[field], ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"--keep {field}: {record.where} has there what a line of JSON cannot hold: {error}"
+            ) from error
     return {**kept, **answer}

@@ -179,7 +179,7 @@ class Validation:
             for name, one in found.items():
                 record |= self._task.figures([one]).record(f"validation/{name}/")
         # The likelihood of an answer is no likelihood of text, which perplexity is of.
-        return {key: value for key, value in record.items() if "perplexity" not in key}
+        return {key: value for key, value in record.items() if not key.endswith("perplexity")}
 
     def summary(self, data: Data) -> dict[str, Any]:
         """What summary.json says of the task's last figures; nothing without a task."""

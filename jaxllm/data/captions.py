@@ -46,6 +46,9 @@ class CaptionsConfig(ExamplesConfig):
 
     columns: ClassVar[Mapping[str, ColumnKind]] = {"text": "tokens", "pixels": "uint8"}
 
+    def texts(self, record: ExampleRecord) -> list[str]:
+        return [record.text(self.text, key="text")]
+
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
     ) -> list[Encoded]:

@@ -23,6 +23,10 @@ class FilesExamplesConfig(Config):
         """The files whose bytes are the content."""
         return expand_paths(self.paths, key="source.paths")
 
+    def read_of_paths(self) -> list[list[str]]:
+        """What of the paths is in the records, as JSON: a file has another class elsewhere."""
+        return [[path.name, path.parent.name] for path in self.all_files()]
+
     def records(self) -> Iterator[ExampleRecord]:
         """The records in order, named by their paths; name and folder are the last parts of it."""
         for path in self.all_files():

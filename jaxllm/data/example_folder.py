@@ -25,8 +25,11 @@ from jaxllm.data.content import content_hashes, write_atomically
 from jaxllm.data.corpus import SplitName
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import SourceCard
+from jaxllm.data.example_files import FilesExamplesConfig
 from jaxllm.data.example_record import ExampleRecord
+from jaxllm.data.example_sources import ExampleSourceConfig
 from jaxllm.data.example_table import Column, Table, column_dtype, spans_of
+from jaxllm.data.example_tables import TableExamplesConfig
 from jaxllm.data.examples import ExamplesConfig, options_of
 from jaxllm.data.missing import MissingData
 from jaxllm.data.prepare import tfds_name
@@ -121,7 +124,7 @@ def prepare_examples(
         "format": FORMAT_VERSION,
         "content": [[hashes[str(path)] for path in found] for found in paths],
         "options": _options(dataset, tokenizer),
-        "files": [sorted(getattr(source, "files", ())) for source in dataset.sources],
+        "files": [_read_of_paths(source) for source in dataset.sources],
         "tokenizer": tokenizer.fingerprint,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -148,6 +151,12 @@ def prepare_examples(
         write_atomically(made / CARD, card.model_dump_json(indent=2))
         made.rename(folder)
     return folder
+
+
+def _read_of_paths(source: ExampleSourceConfig) -> list[list[str]]:
+    """What records have of the paths of their files, beside what is in these."""
+    has_paths_in_records = isinstance(source, FilesExamplesConfig | TableExamplesConfig)
+    return source.read_of_paths() if has_paths_in_records else []
 
 
 def _options(dataset: ExamplesConfig, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class TableExamplesConfig(Config):
         named = (self._named(record).values() for record in self._cells())
         return (*tables, *dict.fromkeys(path for paths in named for path in paths))
 
+    def read_of_paths(self) -> list[list[str]]:
+        """What the paths say of the records, as JSON: each field, and the cells that name it."""
+        return [[field, *_CELL.findall(path)] for field, path in self.files.items()]
+
     def records(self) -> Iterator[ExampleRecord]:
         """The records in order."""
         for record in self._cells():

@@ -128,10 +128,11 @@ class ExamplesConfig(Weighted):
         if not examples:
             return []
         count = sum(rows.num_examples for rows in splits)
+        can_cut = "is_cut" in type(self).model_fields and getattr(self, "text_pair", None) is None
         return [
             f"{name}: {examples:,} of {count:,} examples are longer than data.sequence_length="
-            f"{length} and are truncated, by {tokens:,} tokens in all; raise it, or set "
-            f"data.datasets.{name}.is_cut"
+            f"{length} and are truncated, by {tokens:,} tokens in all; raise it"
+            + (f", or set data.datasets.{name}.is_cut" if can_cut else "")
         ]
 
     def group_of(self, record: ExampleRecord, number: int) -> str | int:

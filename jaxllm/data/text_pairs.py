@@ -53,6 +53,12 @@ class TextPairsConfig(ExamplesConfig):
             )
         return self
 
+    def texts(self, record: ExampleRecord) -> list[str]:
+        found = [record.text(self.text, key="text")]
+        if self.text_pair is not None:
+            found.append(record.text(self.text_pair, key="text_pair"))
+        return found
+
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
     ) -> list[Encoded]:

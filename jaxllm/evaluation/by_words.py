@@ -3,10 +3,15 @@
 A model of more work than that should do better. N texts, C classes.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+# Of two letters at least, as scikit-learn has them; where there are none, of one, as in Chinese
+# that a tokenizer has taken apart.
+_WORDS = (r"(?u)\b\w\w+\b", r"(?u)\b\w+\b")
 
 Labelled = tuple[Sequence[str], np.ndarray]
 """Texts, and what each is labelled with."""
@@ -50,6 +55,13 @@ def _told(learner: Any, train: Labelled, texts: Sequence[str]) -> np.ndarray:
     """What a model tells of texts by their words and pairs of words, weighed by TF-IDF."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
-    learner.fit(words.fit_transform(train[0]), train[1])
+    known, label = train
+    pattern = next((one for one in _WORDS if any(map(re.compile(one).search, known))), None)
+    if pattern is None:  # signs alone: nothing but the labels is learned
+        learner.fit(np.zeros((len(known), 1)), label)
+        return np.asarray(learner.predict(np.zeros((len(texts), 1))))
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), token_pattern=pattern, sublinear_tf=True, dtype=np.float32
+    )
+    learner.fit(words.fit_transform(known), label)
     return np.asarray(learner.predict(words.transform(texts)))

@@ -13,7 +13,7 @@ class NumberFigures(NamedTuple):
     """What came out of telling the number of each row.
 
     pearson, spearman: the correlation of what is told and what is, and that of their ranks; 0 where
-    either is the same for all rows, which no correlation is defined for.
+    either is the same for all rows, or not finite, which no correlation is defined for.
     """
 
     mean_squared_error: float
@@ -36,7 +36,7 @@ def number_figures(label_N: np.ndarray, told_N: np.ndarray) -> NumberFigures:
     """The figures of numbers that were told, where there is at least one row."""
     label_N, told_N = (np.asarray(numbers, np.float64) for numbers in (label_N, told_N))
     error = float(np.mean((label_N - told_N) ** 2))
-    if min(np.ptp(label_N), np.ptp(told_N)) == 0:
+    if min(np.ptp(label_N), np.ptp(told_N)) == 0 or not math.isfinite(error):
         return NumberFigures(error, 0.0, 0.0)
     from scipy import stats
 

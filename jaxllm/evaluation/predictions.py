@@ -55,7 +55,8 @@ def predict_set(
     for batch in batches:
         found.append(step(params, global_batch(layout, batch, rows=rows)))
         if len(found) > IN_FLIGHT:
-            jax.block_until_ready(found[-1 - IN_FLIGHT])
+            # Off the devices, whose memory those of a whole set may not fit into.
+            found[-1 - IN_FLIGHT] = jax.device_get(found[-1 - IN_FLIGHT])
         on_batch()
     sums, parts = zip(*jax.device_get(found), strict=True)
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

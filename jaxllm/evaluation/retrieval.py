@@ -43,7 +43,8 @@ def retrieval_figures(sought_by_NP: np.ndarray, found_NP: np.ndarray) -> Retriev
         scores_nN = sought_by_NP[start : start + _AT_ONCE] @ found_NP.T
         own_n = np.arange(len(scores_nN))
         own_score_n1 = scores_nN[own_n, start + own_n][:, None]
-        ranks.append(np.sum(scores_nN >= own_score_n1, axis=1))
+        # A vector that is no number finds nothing either.
+        ranks.append(np.sum(~(scores_nN < own_score_n1), axis=1))
     rank_N = np.concatenate(ranks)
     return RetrievalFigures(
         recall_at_1=float(np.mean(rank_N <= 1)),

@@ -9,6 +9,7 @@ import pytest
 from jaxllm.commands import predict as module
 from jaxllm.commands.predict import predict
 from jaxllm.commands.prediction_batches import PredictionBatches
+from jaxllm.data.example_record import ExampleRecord
 
 from . import runs
 from .test_classification import CONFIG
@@ -123,6 +124,23 @@ def test_what_was_begun_with_other_things_is_not_gone_on_with(run_dir, source, t
         predict(run_dir, source, out)
     with pytest.raises(ValueError, match=r"--keep name: .*:1 has no such field \(fields: 'id'"):
         predict(run_dir, source, tmp_path / "other.jsonl", keep=["name"])
+
+
+def test_a_field_that_no_line_can_hold_is_told_with_its_record(run_dir, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "war", "id": "\\ud800"}\n')
+    with pytest.raises(ValueError, match=r"--keep id: .*in\.jsonl:1 has there what a line of JSON"):
+        predict(run_dir, path, tmp_path / "out.jsonl", keep=["id"])
+    record = ExampleRecord({"file": b"bytes"}, "a:1")
+    with pytest.raises(ValueError, match=r"--keep file: a:1 has there .*bytes"):
+        module._said(record, {}, ["file"])
+
+
+def test_several_processes_do_not_write_one_file(tmp_path, monkeypatch):
+    """Each would give its devices the same rows, and the file all of the answers."""
+    monkeypatch.setattr(module.jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"predict is done by one process .*there are 2; start it"):
+        predict(tmp_path / "run", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
 
 
 def test_no_record_is_no_answer_and_tables_are_read_too(run_dir, source, tmp_path):

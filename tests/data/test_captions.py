@@ -78,3 +78,10 @@ def test_a_tokenizer_that_closes_texts_itself_is_left_alone():
     assert ids.tolist() == list(tokenizer.encode_with_specials("word").ids)
     plain, _ = closed_frame(ByteTokenizer()).around([ByteTokenizer().encode("word")])
     assert plain.tolist() == [*b"word", DELIMITER]
+
+
+def test_a_tokenizer_learns_from_the_texts():
+    config = CaptionsConfig.model_validate(
+        {"source": {"type": "jsonl", "paths": ["none.jsonl"]}, "size": SIZE}
+    )
+    assert config.texts(ExampleRecord({"text": "a cat"}, "here:1")) == ["a cat"]

@@ -137,6 +137,8 @@ def test_of_a_pair_the_longer_text_is_cut_first(tmp_path):
     batch = rows.read([0])
     np.testing.assert_array_equal(batch["token_types"][0, :7], [0, 0, 0, 1, 1, 1, 1])
     np.testing.assert_array_equal(batch["tokens"][0, :7], [DELIMITER, *b"aa", DELIMITER, *b"bbb"])
+    (told,) = data.truncations()
+    assert "is_cut" not in told, "a pair is not cut"
 
 
 @pytest.mark.parametrize("kind", ["bert_uncased", "roberta_merges", "t5_pieces"])
@@ -319,6 +321,26 @@ def test_a_field_may_be_another_file_but_none_outside(tmp_path):
         path.write_text(f"file,label\n{cell},a\n")
         with pytest.raises(ValueError, match=message):
             read(source)
+
+
+def test_fields_that_change_their_files_are_another_dataset(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("name,label\none,a\n")
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.txt").write_text(folder)
+    found = []
+    for text, other in ("xy", "yx"):
+        # The same files in the same order, by other names.
+        files = {"text": f"{tmp_path}/{text}/{{name}}.txt", "z": f"{tmp_path}/{other}/{{name}}.txt"}
+        source = {
+            "type": "table",
+            "paths": [str(path)],
+            "files": dict(sorted(files.items(), key=lambda one: one[1])),
+        }
+        data = build(path, tmp_path, source=source, validation_every=0)
+        found.append(decoded(data.examples["texts"]["train"], 0))
+    assert found == ["x", "y"]
 
 
 @pytest.mark.parametrize(

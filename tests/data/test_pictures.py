@@ -167,6 +167,17 @@ def test_other_pictures_are_another_dataset(folders):
     assert build(folders, of_folders(folders)).folders != before.folders
 
 
+def test_a_picture_in_another_folder_has_another_class(folders):
+    """Also where the order of the files, and so that of their bytes, stays as it was."""
+    before = build(folders, of_folders(folders), validation_every=0)
+    last = sorted((folders / "of" / "a").iterdir())[-1]
+    last.rename(folders / "of" / "b" / "-first.png")
+    after = build(folders, of_folders(folders), validation_every=0)
+    assert after.folders != before.folders
+    labels = [data.examples["seen"]["train"].read(range(20))["label"] for data in (before, after)]
+    assert [int(label.sum()) for label in labels] == [10, 11]
+
+
 def test_a_picture_that_is_asked_about_needs_no_class():
     config = dataset({"type": "files", "paths": ["none"]})
     record = ExampleRecord({"file": encoded(noise(SIZE, SIZE, 3))}, "here")

@@ -97,3 +97,19 @@ def test_rows_without_place_for_text_are_refused():
     table = table_of([{"text": np.ones(3, np.int32)}])
     with pytest.raises(ValueError, match="sequence_length=1 leaves no place for text beside 1"):
         config().rows(table, 1, tokenizer=ByteTokenizer())
+
+
+def test_what_a_tokenizer_learns_from():
+    record = ExampleRecord({"text": "ask", "text_pair": "answer"}, "here:1")
+    assert config().texts(record) == ["ask", "answer"]
+    assert config(text_pair=None, passage_tokens=2).texts(record) == ["ask"]
+
+
+def test_no_advice_that_is_no_option():
+    record = ExampleRecord({"text": "x" * LENGTH, "text_pair": "y"}, "here:1")
+    one = config()
+    rows = one.rows(
+        table_of(one.encode(record, ByteTokenizer())), LENGTH, tokenizer=ByteTokenizer()
+    )
+    (told,) = one.told([rows], name="asked", length=LENGTH)
+    assert told.endswith("by 1 tokens in all; raise it")

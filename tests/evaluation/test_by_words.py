@@ -28,3 +28,13 @@ def test_a_number():
     told = number_by_words((TEXTS, np.arange(40) % 2 * 10.0), ASKED)
     assert told[0] < 5 < told[1]
     assert told[1] == pytest.approx(told[2], abs=1)  # the article is no word of the training texts
+
+
+def test_words_of_one_letter_and_none_at_all():
+    """As Chinese that is in signs, and as texts of no words."""
+    signs = [" ".join(word) for word in ("战争", "法律") for _ in range(20)]
+    by_sign = np.repeat([0, 1], 20)
+    np.testing.assert_array_equal(class_by_words((signs, by_sign), ["战 争", "法"]), [0, 1])
+    mostly = (np.arange(40) > 5).astype(np.int32)
+    np.testing.assert_array_equal(class_by_words((["!"] * 40, mostly), ["?", "war"]), [1, 1])
+    assert number_by_words((["!"] * 40, mostly * 40.0), ["war"]) == pytest.approx(34)

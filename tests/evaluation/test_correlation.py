@@ -34,3 +34,10 @@ def test_numbers_that_are_all_the_same_have_no_correlation(constant):
     given = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
     given[constant] = np.array([3.0, 3.0])
     assert number_figures(*given)[1:] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_has_no_correlation(value):
+    found = number_figures(np.array([1.0, 2.0, 3.0]), np.array([1.0, value, 2.0]))
+    assert not np.isfinite(found.mean_squared_error)
+    assert found[1:] == (0.0, 0.0)

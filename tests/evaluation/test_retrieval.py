@@ -37,3 +37,8 @@ def test_a_set_in_parts_is_the_whole_set(monkeypatch):
     whole = retrieval_figures(*vectors())
     monkeypatch.setattr(retrieval, "_AT_ONCE", 7)
     np.testing.assert_allclose(retrieval_figures(*vectors()), whole, rtol=1e-12)
+
+
+def test_what_is_no_number_finds_nothing():
+    nothing = np.full((6, 3), np.nan, np.float32)
+    assert retrieval_figures(nothing, nothing) == (0.0, 0.0, 1 / 6)
