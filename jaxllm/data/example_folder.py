@@ -155,8 +155,9 @@ def prepare_examples(
 
 def _read_of_paths(source: ExampleSourceConfig) -> list[list[str]]:
     """What records have of the paths of their files, beside what is in these."""
-    has_paths_in_records = isinstance(source, FilesExamplesConfig | TableExamplesConfig)
-    return source.read_of_paths() if has_paths_in_records else []
+    if isinstance(source, FilesExamplesConfig | TableExamplesConfig):
+        return source.read_of_paths()
+    return []
 
 
 def _options(dataset: ExamplesConfig, tokenizer: Tokenizer) -> dict[str, Any]:
