@@ -7,7 +7,9 @@ from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.data import DataConfig
 from jaxllm.data.captions import CaptionsConfig
 from jaxllm.data.examples import ExamplesConfig
+from jaxllm.data.labelled_texts import LabelledTextsConfig
 from jaxllm.data.pictures import PicturesConfig
+from jaxllm.data.questions import QuestionsConfig
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
 from jaxllm.models import (
@@ -224,18 +226,19 @@ def _data_fits(data: DataConfig, objective: ObjectiveConfig) -> Iterator[str]:
 def _examples_are_alike(data: DataConfig) -> Iterator[str]:
     """All datasets of a run make batches of the same fields, with the same classes."""
     examples = {n: one for n, one in data.datasets.items() if isinstance(one, ExamplesConfig)}
-    for what in ("class_names", "text_pair"):
-        found = {getattr(one, what, None) for one in examples.values()}
-        if what == "text_pair":
-            found = {field is None for field in found}
-        else:
-            found -= {None}  # not known before the data is read
+    labelled = [one for one in examples.values() if isinstance(one, LabelledTextsConfig)]
+    alike: dict[str, set[Any]] = {
+        # None is not known before the data is read.
+        "the same classes": {getattr(one, "class_names", None) for one in examples.values()}
+        - {None},
+        "all of them a text_pair or none": {one.text_pair is None for one in labelled},
+        "the same has_unanswerable": {
+            one.has_unanswerable for one in examples.values() if isinstance(one, QuestionsConfig)
+        },
+    }
+    for what, found in alike.items():
         if len(found) > 1:
-            alike = {
-                "class_names": "the same classes",
-                "text_pair": "all of them a text_pair or none",
-            }
-            yield f"data.datasets: {' and '.join(examples)} must have {alike[what]}"
+            yield f"data.datasets: {' and '.join(examples)} must have {what}"
 
 
 def _classes_fit(model: ModelConfig, data: DataConfig) -> Iterator[str]:

@@ -5,9 +5,11 @@ OUT.partial       those of the first blocks, each block whole
 OUT.partial.json  what they were made of
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +23,8 @@ class PredictionFile:
         """Begin, or go on behind the last whole block that is there.
 
         made_of: what decides the answers, as JSON. block: records of each block but the last.
-        ValueError for a file that is there already, or a partial one that is made of other things.
+        ValueError for a file that is there already, or a partial one that is made of other things
+        or that another process writes.
         """
         self._path = path
         self._partial = path.with_name(f"{path.name}.partial")
@@ -29,15 +32,18 @@ class PredictionFile:
         if path.exists():
             raise ValueError(f"--output: {path} is there already; remove it, or give another file")
         made_of = json.loads(json.dumps({**made_of, "block": block}))
-        if self._card.exists():
-            self._check(json.loads(self._card.read_text(encoding="utf-8")), made_of)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.write_bytes(b"")
-            write_atomically(self._card, json.dumps(made_of, indent=2))
-        self.num_done = self._cut_back(block)
-        """How many records of the input have their answers."""
-        self._file = self._partial.open("ab")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(self._partial.open("ab"))
+            self._lock()
+            if self._card.exists():
+                self._check(json.loads(self._card.read_text(encoding="utf-8")), made_of)
+            else:
+                self._file.truncate(0)
+                write_atomically(self._card, json.dumps(made_of, indent=2))
+            self.num_done = self._cut_back(block)
+            """How many records of the input have their answers."""
+            stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +64,16 @@ class PredictionFile:
         self._file.close()
         self._partial.rename(self._path)
         self._card.unlink()
+
+    def _lock(self) -> None:
+        """Until the file is closed no other process gets it, and writes the same answers again."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"--output: another process is writing {self._partial}; wait for it, or give "
+                "another file"
+            ) from error
 
     def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         differences = [

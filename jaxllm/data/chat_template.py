@@ -69,10 +69,12 @@ class ChatTemplate:
         self._compiled = functools.cache(self._compile)
 
     def at(self, moment: datetime) -> "ChatTemplate":
-        """The same templates, for which it is always this moment."""
-        return ChatTemplate(
+        """The same templates, for which it is always this moment; compiled once for both."""
+        other = ChatTemplate(
             self.templates, special_tokens=self.special_tokens, name=self.name, now=moment
         )
+        other._compiled = self._compiled
+        return other
 
     def render(
         self,

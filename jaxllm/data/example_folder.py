@@ -33,6 +33,7 @@ from jaxllm.data.example_tables import TableExamplesConfig
 from jaxllm.data.examples import ExamplesConfig, options_of
 from jaxllm.data.missing import MissingData
 from jaxllm.data.prepare import tfds_name
+from jaxllm.data.remote_files import file_sizes
 from jaxllm.data.tokenizer import Tokenizer
 from jaxllm.data.work_folder import work_folder
 from jaxllm.schema import Config
@@ -187,7 +188,7 @@ def _write(
     held_out: list[bool] = []
     groups: dict[str | int, int] = {}
     num_read = 0
-    num_bytes = sum(path.stat().st_size for one in dataset.sources for path in one.all_files())
+    num_bytes = sum(file_sizes([path for one in dataset.sources for path in one.all_files()]))
     with ExitStack() as files:
         for number, (record, is_apart) in enumerate(_records(dataset)):
             group = groups.setdefault(dataset.group_of(record, number), len(groups))

@@ -32,6 +32,11 @@ class Column:
         self.sizes: np.ndarray = spans[:, 1] - spans[:, 0]
         """How many values each example has, (N,)."""
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of a value."""
+        return self._values.dtype
+
     def __getitem__(self, number: int) -> np.ndarray:
         """The values of one example; they may lie on disk."""
         start, stop = self._spans[number].tolist()

@@ -16,7 +16,7 @@ _MOST = 100  # classes that are told one by one
 
 def edge_names(edges: tuple[float, ...]) -> tuple[str, ...]:
     """What the classes are called that numbers fall into, between edges in ascending order."""
-    shown = [f"{edge:g}" for edge in edges]
+    shown = [repr(float(edge)).removesuffix(".0") for edge in edges]  # no two are called alike
     between = [f"{low} to {high}" for low, high in pairwise(shown)]
     return (f"below {shown[0]}", *between, f"{shown[-1]} and above")
 
@@ -24,14 +24,15 @@ def edge_names(edges: tuple[float, ...]) -> tuple[str, ...]:
 def label_counts(table: Table, options: Mapping[str, Any]) -> dict[str, float]:
     """Of each column with `label` in its name, how often each class is there, or the numbers.
 
-    options: how the records were read, by which classes have their names.
+    options: how the records were read, by which classes have their names; without names, as of
+    answers to questions, there are no classes.
     """
-    names = tuple(options.get("labels") or ())
+    names = tuple(options.get("labels") or options.get("tags") or ())
     if options.get("label_edges"):
         names = edge_names(options["label_edges"])
     found: dict[str, float] = {}
     for name, column in table.columns.items():
-        if "label" in name:
+        if "label" in name and (names or column.dtype.kind == "f"):
             found |= _counts(column, names)
     return found
 

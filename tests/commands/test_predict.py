@@ -9,6 +9,7 @@ import pytest
 from jaxllm.commands import predict as module
 from jaxllm.commands.predict import predict
 from jaxllm.commands.prediction_batches import PredictionBatches
+from jaxllm.commands.prediction_file import PredictionFile
 from jaxllm.data.example_record import ExampleRecord
 
 from . import runs
@@ -153,6 +154,18 @@ def test_no_record_is_no_answer_and_tables_are_read_too(run_dir, source, tmp_pat
     (tmp_path / "in.txt").write_text("war")
     with pytest.raises(ValueError, match=r"in\.txt: give a file named \.jsonl"):
         predict(run_dir, tmp_path / "in.txt", tmp_path / "d.jsonl")
+
+
+def test_two_at_once_do_not_write_one_file(tmp_path):
+    """Else each would add its answers behind the other's."""
+    given = {"made_of": {"run": "a"}, "block": 1}
+    with PredictionFile(tmp_path / "out.jsonl", **given) as file:
+        file.add([{"label": "a"}])
+        with pytest.raises(ValueError, match=r"another process is writing .*out\.jsonl\.partial"):
+            PredictionFile(tmp_path / "out.jsonl", **given)
+        file.add([{"label": "b"}])
+    with PredictionFile(tmp_path / "out.jsonl", **given) as file:
+        assert file.num_done == 2
 
 
 @pytest.mark.parametrize("sizes", [[1], [3] * 9, [64, 1, 17, 33, 16, 2], list(range(1, 65))])

@@ -1,8 +1,10 @@
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from jaxllm.data import chat_sandbox
 from jaxllm.data.chat_template import ChatTemplate, named_templates
 
 # What transformers renders; see scripts/hf_chat_reference.py.
@@ -193,3 +195,15 @@ def test_what_exhausts_memory_or_the_stack_is_an_error_of_the_template(monkeypat
     monkeypatch.setattr("jaxllm.data.chat_sandbox.to_json", exhaust)
     with pytest.raises(ValueError, match=r"message 0 \(user\): it needs more memory than there"):
         template("{{ messages[0].role | tojson }}").render(HI)
+
+
+def test_at_another_moment_it_is_not_compiled_again(monkeypatch):
+    """As for each record of a dataset: that takes longer than all the rest of it."""
+    made = []
+    make = chat_sandbox.make_sandbox
+    monkeypatch.setattr(chat_sandbox, "make_sandbox", lambda: made.append(1) or make())
+    template = ChatTemplate("{{ strftime_now('%Y') }} {{ messages[0].content }}")
+    for year in (2020, 2021, 2022):
+        text = template.at(datetime(year, 1, 1)).render([{"role": "user", "content": "Hi"}])
+        assert text == f"{year} Hi"
+    assert len(made) == 1

@@ -220,6 +220,17 @@ def test_it_is_made_once_and_then_needs_no_source(texts, tmp_path):
         np.testing.assert_array_equal(field, data.train_loader(seed=0).batch(0)[name])
 
 
+def test_records_in_a_bucket(texts, bucket, tmp_path):
+    bucket.put("texts/a.jsonl", texts.read_bytes())
+    there = {"type": "jsonl", "paths": [f"{bucket.url}/texts/*.jsonl"]}
+    here, found = (build(texts, tmp_path / at, **given) for at, given in
+                   (("here", {}), ("there", {"source": there})))  # fmt: skip
+    for name, field in here.train_loader(seed=0).batch(0).items():
+        np.testing.assert_array_equal(field, found.train_loader(seed=0).batch(0)[name])
+    with pytest.raises(ValueError, match="examples are kept on a disk of each host"):
+        build(texts, f"{bucket.url}/root")
+
+
 def test_a_damaged_folder_is_told(texts, tmp_path):
     (folder,) = build(texts, tmp_path).folders.values()
     tokens = folder / "text.bin"
