@@ -36,7 +36,7 @@ def make_predict_step(objective: Any, model: Any, layout: Layout) -> PredictFn:
     def step(params: Any, batch: Batch) -> tuple[LossSums, dict[str, jax.Array]]:
         found = objective.predict(bind(model, params), batch, layout=layout)
         labels = {name: batch[name] for name in objective.label_fields}
-        return objective.sums(found, batch), found | labels
+        return objective.sums(found, batch, layout=layout), found | labels
 
     return jax.jit(step, out_shardings=layout.sharding())
 

@@ -1,12 +1,14 @@
 """What every objective shares: the model as it sees it, and sums that add up over devices."""
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxllm.parallel.layouts import Layout
+from jaxllm.schema import Config
 
 Batch = dict[str, Any]
 HostBatch = dict[str, np.ndarray]
@@ -81,3 +83,31 @@ class LossSums(NamedTuple):
     nll: jax.Array
     num_tokens: jax.Array
     router: Any = None
+
+
+class Objective(Config):
+    """A model and a batch -> a loss."""
+
+    batch_fields: ClassVar[tuple[str, ...]]
+    """The fields of a batch that the objective reads."""
+    is_likelihood_of_text: ClassVar[bool] = False
+    """Whether the sum over a text is its likelihood."""
+
+    def num_ids(self, vocabulary: Vocabulary) -> int:
+        """Ids that the model must know."""
+        return vocabulary.size
+
+    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
+        """What is made of rows on the host; None where they are read as the data has them."""
+        return None
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Any,
+        batch: Batch,
+        *,
+        keys_B: jax.Array | None = None,
+        layout: Layout | None = None,
+    ) -> LossSums:
+        """Sums over what loss_mask turns on. keys_B: of dropout in each row, None without."""

@@ -3,20 +3,19 @@
 B batch, T length, V vocabulary.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import NonNegativeFloat, PositiveInt
 
 from jaxllm.kernels.cross_entropy import chunked_cross_entropy, cross_entropy
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Model, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums, Model, Objective
 from jaxllm.parallel.layouts import Layout
 from jaxllm.parallel.stages import outside
-from jaxllm.schema import Config
 
 
-class CausalLm(Config):
+class CausalLm(Objective):
     """Cross-entropy of the next token, within documents."""
 
     type: Literal["causal_lm"] = "causal_lm"
@@ -27,23 +26,16 @@ class CausalLm(Config):
     num_chunks: PositiveInt = 1
     """Parts of a row whose logits are computed one after the other; more need less memory."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads."""
-        return ("tokens", "targets", "segment_ids", "positions", "loss_mask")
+    batch_fields: ClassVar[tuple[str, ...]] = (
+        "tokens",
+        "targets",
+        "segment_ids",
+        "positions",
+        "loss_mask",
+    )
+    """The fields of a batch that this objective reads."""
 
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood."""
-        return True
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
+    is_likelihood_of_text: ClassVar[bool] = True
 
     def __call__(
         self,

@@ -3,22 +3,22 @@
 B batch, N both texts of each pair, T length, D embed.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import PositiveFloat
 
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums
 from jaxllm.objectives.in_batch import in_batch_sums, unit
+from jaxllm.objectives.predicting import PredictingObjective
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 _TEXT = ("tokens", "segment_ids", "positions")
 _OTHER = "other_"
 
 
-class Contrastive(Config):
+class Contrastive(PredictingObjective):
     """Cross-entropy of the text that goes with a text, among those of the whole global batch.
 
     As the multiple negatives ranking loss (arXiv:1705.00652, section 4.4; arXiv:1908.10084). More
@@ -35,50 +35,23 @@ class Contrastive(Config):
     pooling: Literal["mean", "first"] = "mean"
     """What stands for a text: the mean of its tokens' states, or the state of the first."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads.
+    batch_fields: ClassVar[tuple[str, ...]] = (
+        *_TEXT,
+        *(_OTHER + name for name in _TEXT),
+        "loss_mask",
+    )
+    """The fields of a batch that this objective reads.
 
         tokens, positions (B, T), and segment_ids (B, T), which are 1 for the tokens of a text and 0
         behind it; the same of the second texts as other_tokens, other_positions and
         other_segment_ids; loss_mask (B,).
         """
-        return (*_TEXT, *(_OTHER + name for name in _TEXT), "loss_mask")
 
-    @property
-    def label_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that predictions are compared with: none, only with each other."""
-        return ()
+    label_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields of a batch that predictions are compared with: none, only with each other."""
 
-    @property
-    def compared(self) -> tuple[str, str]:
-        """The predictions that are near each other where they belong together."""
-        return ("embedding", "other_embedding")
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of a pair it is not."""
-        return False
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
-
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> LossSums:
-        """Sums over the rows where loss_mask is on."""
-        found = self.predict(model, batch, keys_B=keys_B, layout=layout)
-        return self.sums(found, batch, layout=layout)
+    compared: ClassVar[tuple[str, str]] = ("embedding", "other_embedding")
+    """The predictions that are near each other where they belong together."""
 
     def predict(
         self,

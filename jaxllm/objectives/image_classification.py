@@ -3,20 +3,20 @@
 B batch, H height, W width, C channels of a pixel, L classes.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field
 
 from jaxllm.kernels.cross_entropy import cross_entropy
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums, Vocabulary
 from jaxllm.objectives.pixels import PixelConfig
+from jaxllm.objectives.predicting import PredictingObjective
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 
-class ImageClassification(Config):
+class ImageClassification(PredictingObjective):
     """Cross-entropy of the class of each picture (arXiv:2010.11929)."""
 
     type: Literal["image_classification"] = "image_classification"
@@ -26,43 +26,16 @@ class ImageClassification(Config):
     pixels: PixelConfig = PixelConfig()
     """How pixels become numbers."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads.
+    batch_fields: ClassVar[tuple[str, ...]] = ("pixels", "label", "loss_mask")
+    """The fields of a batch that this objective reads.
 
         pixels (B, H, W, C), uint8, or float32 where they are normalised already; label (B,);
         loss_mask (B,).
         """
-        return ("pixels", "label", "loss_mask")
-
-    @property
-    def label_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that predictions are compared with."""
-        return ("label",)
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of a class it is not."""
-        return False
 
     def num_ids(self, vocabulary: Vocabulary) -> int:
         """Ids that the model must know: it reads no tokens."""
         return 0
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
-
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> LossSums:
-        """Sums over the rows where loss_mask is on."""
-        return self.sums(self.predict(model, batch, keys_B=keys_B, layout=layout), batch)
 
     def predict(
         self,
@@ -77,7 +50,9 @@ class ImageClassification(Config):
         encoded = model(pixels_BHWC, keys_B=keys_B, layout=layout)
         return {"logits": encoded.logits.astype(jnp.float32)}
 
-    def sums(self, predictions: dict[str, jax.Array], batch: Batch) -> LossSums:
+    def sums(
+        self, predictions: dict[str, jax.Array], batch: Batch, *, layout: Layout | None = None
+    ) -> LossSums:
         """The loss of predictions, and the likelihood of the classes without smoothing."""
         logits_BL = predictions["logits"]
         nll_B, log_normalizer_B = cross_entropy(logits_BL, batch["label"])

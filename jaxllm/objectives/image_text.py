@@ -4,21 +4,21 @@ B batch, T length, P width of the vectors.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums
 from jaxllm.objectives.in_batch import in_batch_sums
 from jaxllm.objectives.pixels import PixelConfig
+from jaxllm.objectives.predicting import PredictingObjective
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 _MAX_LOG_SCALE = math.log(100.0)
 
 
-class ImageText(Config):
+class ImageText(PredictingObjective):
     """Cross-entropy of the text of each picture and of the picture of each text (CLIP).
 
     Among those of the whole global batch (arXiv:2103.00020, section 2.3). The scale of their
@@ -30,49 +30,18 @@ class ImageText(Config):
     pixels: PixelConfig = PixelConfig()
     """How pixels become numbers."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads.
+    batch_fields: ClassVar[tuple[str, ...]] = ("tokens", "segment_ids", "pixels", "loss_mask")
+    """The fields of a batch that this objective reads.
 
         tokens (B, T), and segment_ids (B, T), which are 1 for the tokens of a text and 0 behind it;
         pixels (B, H, W, C), uint8, or float32 where they are normalised already; loss_mask (B,).
         """
-        return ("tokens", "segment_ids", "pixels", "loss_mask")
 
-    @property
-    def label_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that predictions are compared with: none, only with each other."""
-        return ()
+    label_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields of a batch that predictions are compared with: none, only with each other."""
 
-    @property
-    def compared(self) -> tuple[str, str]:
-        """The predictions that are near each other where they belong together."""
-        return ("image_embedding", "embedding")
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of a pair it is not."""
-        return False
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
-
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> LossSums:
-        """Sums over the rows where loss_mask is on."""
-        found = self.predict(model, batch, keys_B=keys_B, layout=layout)
-        return self.sums(found, batch, layout=layout)
+    compared: ClassVar[tuple[str, str]] = ("image_embedding", "embedding")
+    """The predictions that are near each other where they belong together."""
 
     def predict(
         self,

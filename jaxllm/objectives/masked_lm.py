@@ -4,7 +4,7 @@ B batch, T length, V vocabulary.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ from jaxllm.objectives.base import (
     Batch,
     HostBatch,
     LossSums,
+    Objective,
     Vocabulary,
     row_generators,
 )
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 
-class MaskedLm(Config):
+class MaskedLm(Objective):
     """Cross-entropy of hidden tokens (BERT, arXiv:1810.04805), others in every epoch (RoBERTa)."""
 
     type: Literal["masked_lm"] = "masked_lm"
@@ -47,15 +47,14 @@ class MaskedLm(Config):
             )
         return self
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads."""
-        return ("tokens", "targets", "segment_ids", "positions", "loss_mask")
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of hidden tokens it is not."""
-        return False
+    batch_fields: ClassVar[tuple[str, ...]] = (
+        "tokens",
+        "targets",
+        "segment_ids",
+        "positions",
+        "loss_mask",
+    )
+    """The fields of a batch that this objective reads."""
 
     def num_ids(self, vocabulary: Vocabulary) -> int:
         """Ids that the model must know: where the tokenizer has no mask there is one more."""

@@ -4,7 +4,7 @@ B batch, T length, V vocabulary.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,15 @@ from jaxllm.objectives.base import (
     Batch,
     HostBatch,
     LossSums,
+    Objective,
     Vocabulary,
     row_generators,
 )
 from jaxllm.objectives.teacher_forcing import teacher_forced
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 
-class PrefixLm(Config):
+class PrefixLm(Objective):
     """Cross-entropy of the tokens behind a prefix (arXiv:1910.10683, section 3.2.1).
 
     Rows are cut at a random place. An encoder-decoder has the prefix as its source; in a decoder
@@ -35,19 +35,15 @@ class PrefixLm(Config):
     type: Literal["prefix_lm"] = "prefix_lm"
     """Kind of objective: what follows a prefix."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads."""
-        return ("tokens", "targets", "segment_ids", "positions", "prefix_mask", "loss_mask")
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; without its prefixes it is not."""
-        return False
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
+    batch_fields: ClassVar[tuple[str, ...]] = (
+        "tokens",
+        "targets",
+        "segment_ids",
+        "positions",
+        "prefix_mask",
+        "loss_mask",
+    )
+    """The fields of a batch that this objective reads."""
 
     def arranged(self, rows: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of what `arrangement` makes of rows of these."""

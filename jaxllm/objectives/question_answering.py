@@ -3,23 +3,23 @@
 B batch, T length.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import PositiveInt
 
 from jaxllm.kernels.cross_entropy import cross_entropy
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums
+from jaxllm.objectives.predicting import PredictingObjective
 from jaxllm.objectives.sequence_scores import FIELDS, sequence_scores
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 _NOT_THERE = -1e30
 """The score of a place that no answer begins or ends at; its likelihood is exactly 0."""
 
 
-class QuestionAnswering(Config):
+class QuestionAnswering(PredictingObjective):
     """Cross-entropy of the first and of the last token of each answer (BERT, section 4.2,
     https://arxiv.org/abs/1810.04805): the mean of both, over the tokens of a row."""
 
@@ -28,39 +28,8 @@ class QuestionAnswering(Config):
     max_answer_tokens: PositiveInt = 30
     """Longest answer that is given, in tokens; longer ones are learned, but not told."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads."""
-        return (*FIELDS, "token_types")
-
-    @property
-    def label_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that predictions are compared with."""
-        return ("label",)
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of an answer's places it is not."""
-        return False
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
-
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> LossSums:
-        """Sums over the rows where loss_mask is on."""
-        return self.sums(self.predict(model, batch, keys_B=keys_B, layout=layout), batch)
+    batch_fields: ClassVar[tuple[str, ...]] = (*FIELDS, "token_types")
+    """The fields of a batch that this objective reads."""
 
     def predict(
         self,
@@ -78,7 +47,9 @@ class QuestionAnswering(Config):
         is_text_BT1 = (batch["segment_ids"] > 0)[..., None]
         return {"logits": jnp.where(is_text_BT1, logits_BT2, _NOT_THERE)}
 
-    def sums(self, predictions: dict[str, jax.Array], batch: Batch) -> LossSums:
+    def sums(
+        self, predictions: dict[str, jax.Array], batch: Batch, *, layout: Layout | None = None
+    ) -> LossSums:
         """The loss of predictions."""
         logits_B2T = jnp.swapaxes(predictions["logits"], 1, 2)
         nll_B2, _ = cross_entropy(logits_B2T, batch["label"])

@@ -3,20 +3,20 @@
 B batch, S source length, T target length, V vocabulary.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field
 
 from jaxllm.kernels.cross_entropy import cross_entropy
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums
+from jaxllm.objectives.predicting import PredictingObjective
 from jaxllm.objectives.teacher_forcing import FIELDS, teacher_forced
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 
-class Seq2Seq(Config):
+class Seq2Seq(PredictingObjective):
     """Cross-entropy of each token of a target, given its source and the tokens before it."""
 
     type: Literal["seq2seq"] = "seq2seq"
@@ -25,39 +25,11 @@ class Seq2Seq(Config):
     """Share of each target's probability that is spread evenly over all ids of the model
     (arXiv:1512.00567, section 7); it is in what is minimised, not in the loss that is told."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads."""
-        return FIELDS
+    batch_fields: ClassVar[tuple[str, ...]] = FIELDS
+    """The fields of a batch that this objective reads."""
 
-    @property
-    def label_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that hold what is to be predicted."""
-        return ("targets", "loss_mask")
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of a translation alone it is not."""
-        return False
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
-
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> LossSums:
-        """Sums over the targets where loss_mask is on."""
-        return self.sums(self.predict(model, batch, keys_B=keys_B, layout=layout), batch)
+    label_fields: ClassVar[tuple[str, ...]] = ("targets", "loss_mask")
+    """The fields of a batch that hold what is to be predicted."""
 
     def predict(
         self,
@@ -84,7 +56,9 @@ class Seq2Seq(Config):
         likeliest_BT = jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
         return {"nll": nll_BT, "objective": objective_BT, "likeliest": likeliest_BT}
 
-    def sums(self, predictions: dict[str, jax.Array], batch: Batch) -> LossSums:
+    def sums(
+        self, predictions: dict[str, jax.Array], batch: Batch, *, layout: Layout | None = None
+    ) -> LossSums:
         """The loss of predictions."""
         mask_BT = batch["loss_mask"].astype(jnp.float32)
         return LossSums(

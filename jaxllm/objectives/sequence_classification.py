@@ -3,19 +3,19 @@
 B batch, C classes.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxllm.kernels.cross_entropy import cross_entropy
-from jaxllm.objectives.base import Arrange, Batch, LossSums, Vocabulary
+from jaxllm.objectives.base import Batch, LossSums
+from jaxllm.objectives.predicting import PredictingObjective
 from jaxllm.objectives.sequence_scores import FIELDS, sequence_scores
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 
-class SequenceClassification(Config):
+class SequenceClassification(PredictingObjective):
     """Cross-entropy of the class of each text, of which it has one, or of any number of them.
 
     Of any number each class is a question by itself, answered by yes or no, and the loss of a text
@@ -27,39 +27,8 @@ class SequenceClassification(Config):
     is_multi_label: bool = False
     """Whether a text may have any number of classes, and not just one."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads; of pairs also token_types."""
-        return FIELDS
-
-    @property
-    def label_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that predictions are compared with."""
-        return ("label",)
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of a class it is not."""
-        return False
-
-    def num_ids(self, vocabulary: Vocabulary) -> int:
-        """Ids that the model must know."""
-        return vocabulary.size
-
-    def arrangement(self, vocabulary: Vocabulary, *, seed: int) -> Arrange | None:
-        """Rows are read as the data has them."""
-        return None
-
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        keys_B: jax.Array | None = None,
-        layout: Layout | None = None,
-    ) -> LossSums:
-        """Sums over the rows where loss_mask is on."""
-        return self.sums(self.predict(model, batch, keys_B=keys_B, layout=layout), batch)
+    batch_fields: ClassVar[tuple[str, ...]] = FIELDS
+    """The fields of a batch that this objective reads; of pairs also token_types."""
 
     def predict(
         self,
@@ -72,7 +41,9 @@ class SequenceClassification(Config):
         """`logits` (B, C) of the classes, float32; the batch needs no label."""
         return {"logits": sequence_scores(model, batch, keys_B=keys_B, layout=layout)}
 
-    def sums(self, predictions: dict[str, jax.Array], batch: Batch) -> LossSums:
+    def sums(
+        self, predictions: dict[str, jax.Array], batch: Batch, *, layout: Layout | None = None
+    ) -> LossSums:
         """The loss of predictions."""
         logits_BC = predictions["logits"]
         if self.is_multi_label:

@@ -4,7 +4,7 @@ B batch, L length of a row of text, S source length, T target length.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +17,15 @@ from jaxllm.objectives.base import (
     Batch,
     HostBatch,
     LossSums,
+    Objective,
     Vocabulary,
     row_generators,
 )
 from jaxllm.objectives.teacher_forcing import FIELDS, batch_shapes, teacher_forced
 from jaxllm.parallel.layouts import Layout
-from jaxllm.schema import Config
 
 
-class SpanCorruption(Config):
+class SpanCorruption(Objective):
     """Cross-entropy of hidden spans (T5, arXiv:1910.10683, section 3.1.4), told by a decoder.
 
     Of a row of L tokens n = round(rate L) are hidden, in m = round(n / mean_span) spans. The
@@ -44,15 +44,8 @@ class SpanCorruption(Config):
     """Sentinels there are, one a span of a row: the tokenizer's own (<extra_id_0> and on), or ids
     behind the vocabulary where it has none."""
 
-    @property
-    def batch_fields(self) -> tuple[str, ...]:
-        """The fields of a batch that this objective reads."""
-        return FIELDS
-
-    @property
-    def is_likelihood_of_text(self) -> bool:
-        """Whether the sum over a text is its likelihood; of hidden spans it is not."""
-        return False
+    batch_fields: ClassVar[tuple[str, ...]] = FIELDS
+    """The fields of a batch that this objective reads."""
 
     def num_ids(self, vocabulary: Vocabulary) -> int:
         """Ids that the model must know: where the tokenizer has no sentinels there are more."""
