@@ -20,7 +20,7 @@ from jaxllm.checkpoints import CheckpointConfig
 from jaxllm.checkpoints.start import RunStart
 from jaxllm.config_errors import alternatives, explain, kind_of
 from jaxllm.cross_checks import CROSS_CHECKS
-from jaxllm.data import DataConfig
+from jaxllm.data import DataConfig, DataSection
 from jaxllm.evaluation import EvaluationConfig
 from jaxllm.generation import SampleConfig
 from jaxllm.hf.start import HfStart
@@ -53,7 +53,7 @@ class RunConfig(Config):
     adapter: AdapterConfig | None = None
     """What is trained beside the weights of init_from, which then stay as they are; null trains
     the weights themselves."""
-    data: DataConfig
+    data: DataSection
     """What is trained on, its tokenizer, and the shape of a batch."""
     objective: ObjectiveConfig = CausalLm()
     """What is minimised, by type."""

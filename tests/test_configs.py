@@ -16,6 +16,8 @@ from jaxllm.config_errors import sections
 from jaxllm.config_files import shipped_configs
 from jaxllm.data.datasets import whole_form
 from jaxllm.data.labelled_texts import LabelledTextsConfig
+from jaxllm.data.mixture import DataConfig
+from jaxllm.data.section import whole_section
 from jaxllm.package_paths import SCHEME
 from jaxllm.parallel.mesh import ParallelConfig
 
@@ -131,6 +133,10 @@ def declared_by(kind: type[BaseModel], name: str) -> type:
     return next(base for base in kind.__mro__ if name in base.__annotations__)
 
 
+WHOLE = {LabelledTextsConfig: whole_form, DataConfig: whole_section}
+"""Of sections with a short form, what makes the whole one of it."""
+
+
 def given(raw, value) -> Iterator[tuple[type, str]]:
     """(class, field) of everything that the YAML of a section states."""
     if isinstance(value, dict):
@@ -140,7 +146,7 @@ def given(raw, value) -> Iterator[tuple[type, str]]:
         for item, inner in zip(raw, value, strict=True):
             yield from given(item, inner)
     elif isinstance(raw, dict):
-        whole = whole_form(raw) if isinstance(value, LabelledTextsConfig) else raw
+        whole = WHOLE.get(type(value), dict)(raw)
         for key, inner in whole.items():
             yield declared_by(type(value), key), key
             yield from given(inner, getattr(value, key))

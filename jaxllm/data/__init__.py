@@ -9,6 +9,7 @@ from jaxllm.data.missing import MissingData
 from jaxllm.data.mixture import DataConfig
 from jaxllm.data.opened import Data
 from jaxllm.data.prepare import prepare_dataset
+from jaxllm.data.section import DataSection
 from jaxllm.data.streams import TokenStream
 from jaxllm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 
@@ -17,6 +18,7 @@ __all__ = [
     "CorpusConfig",
     "Data",
     "DataConfig",
+    "DataSection",
     "DatasetConfig",
     "MissingData",
     "RowSegment",
