@@ -126,7 +126,8 @@ def _started_weights(config: RunConfig, parts: Assembly, console: Console) -> Ne
         saved = _saved_shapes(start, config, parts, on_host)
         new = new_of(natural, saved, config, start)
         _check_new_are_trained(new, parts, start.path)
-        params, left = without_old_head(start.weights(saved, convert=convert), natural, new)
+        wanted = unfolded_shapes(without_adapters(_weights(parts)))
+        params, left = without_old_head(start.weights(saved, convert=convert), wanted, new)
         if left:
             console.say(f"left out of {start.path}: {', '.join(left)}")
         return params

@@ -49,9 +49,12 @@ def new_of(natural: Nested, saved: Nested, config: RunConfig, start: RunStart) -
     return [".".join(path) for path in ours if path not in shared]
 
 
-def without_old_head(weights: Nested, natural: Nested, new: list[str]) -> tuple[Nested, list[str]]:
-    """The weights of a run that the network takes, and the paths of those that it leaves."""
-    ours = flatten_dict(natural)
+def without_old_head(weights: Nested, wanted: Nested, new: list[str]) -> tuple[Nested, list[str]]:
+    """The weights of a run that the network takes, and the paths of those that it leaves.
+
+    wanted: those of the network, quantised as the run's weights are by now.
+    """
+    ours = flatten_dict(wanted)
     found: Mapping = flatten_dict(weights)
     kept = {
         path: leaf for path, leaf in found.items() if path in ours and ".".join(path) not in new
