@@ -16,7 +16,7 @@ from jaxllm.nn.adapters import is_adapter
 from jaxllm.nn.param import bind, param_dict
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 LORA = "{type: lora, rank: 2, dropout: 0.1, targets: ['*.query', '*.down'], has_magnitude: true}"
 BOTTLENECK = "{type: bottleneck, size: 4, targets: ['*.mlp']}"
@@ -55,13 +55,8 @@ def arrays(run_dir):
     }
 
 
-def test_resumed_it_is_the_uninterrupted_run(ids, base, adapted, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 3
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(ids, run_dir, *options(base))
-    assert runs.start(ids, run_dir, *options(base)) == 0
+def test_resumed_it_is_the_uninterrupted_run(ids, base, adapted, tmp_path):
+    run_dir = run_with_crash(5, ids, tmp_path / "run", *options(base))
     runs.assert_same_run(run_dir, adapted, step=8)
 
 
@@ -127,13 +122,9 @@ def bottled(ids, base):
 
 
 @pytest.mark.slow
-def test_bottlenecks_resume_and_are_saved_alone(ids, base, bottled, tmp_path, monkeypatch):
+def test_bottlenecks_resume_and_are_saved_alone(ids, base, bottled, tmp_path):
     run_dir, more = tmp_path / "run", options(base, adapter=f"adapter={BOTTLENECK}")
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 3
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(ids, run_dir, *more)
-    assert runs.start(ids, run_dir, *more) == 0
+    run_with_crash(5, ids, run_dir, *more)
     runs.assert_same_run(run_dir, bottled, step=8)
     saved = [path for path in runs.arrays(run_dir, 8) if path.startswith("params")]
     assert len(saved) == 2 * 4  # kernels and biases of both layers, and their averages
@@ -199,15 +190,10 @@ def test_new_tokens_go_out_with_the_model(adapter, ids, base, tmp_path):
 FROZEN = "training={steps: 4, frozen: [blocks, embed]}"
 
 
-def test_a_part_of_a_network_is_trained(ids, uninterrupted, tmp_path, monkeypatch):
+def test_a_part_of_a_network_is_trained(ids, uninterrupted, tmp_path):
     """Beside the weights of a run, of which it started."""
     start = f"init_from={{type: run, path: {uninterrupted}}}"
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, crash)  # saved at 3
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(ids, run_dir, start, FROZEN)
-    assert runs.start(ids, run_dir, start, FROZEN) == 0
+    run_dir = run_with_crash(4, ids, tmp_path / "run", start, FROZEN)
     before, after = arrays(uninterrupted), arrays(run_dir)
     same = {path for path in before if np.array_equal(before[path], after[path])}
     assert same == {path for path in before if path.startswith(("blocks.", "embed."))}

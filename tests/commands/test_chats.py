@@ -20,7 +20,7 @@ from jaxllm.hf.tokenizer import find_tokenizer
 from jaxllm.nn.param import param_dict
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf_tokenizers"
 PROMPTS = ["Number 3?", "And 7?"]
@@ -73,14 +73,8 @@ def trained(config):
 
 
 @pytest.mark.slow
-def test_resumed_it_is_the_uninterrupted_run(config, trained, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 2 and 4
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(config, run_dir)
-    assert runs.start(config, run_dir) == 0
-    assert runs.losses(run_dir) == runs.losses(trained)
+def test_resumed_it_is_the_uninterrupted_run(config, trained, tmp_path):
+    run_dir = run_with_crash(5, config, tmp_path / "run")
     runs.assert_same_run(run_dir, trained, step=6)
 
 

@@ -18,7 +18,7 @@ from jaxllm.hf.model import load_model, save_model
 from jaxllm.nn.param import bind
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 CONFIG = """
 run_dir: {folder}/run
@@ -73,15 +73,8 @@ def finished(config):
     return run_dir
 
 
-def test_resumed_it_is_the_uninterrupted_run(config, finished, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 2 and 4
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(config, run_dir)
-    assert runs.checkpoints(run_dir)[-1] == 4
-    assert runs.start(config, run_dir) == 0
-    assert runs.losses(run_dir) == runs.losses(finished)
+def test_resumed_it_is_the_uninterrupted_run(config, finished, tmp_path):
+    run_dir = run_with_crash(5, config, tmp_path / "run")
     runs.assert_same_run(run_dir, finished, step=6)
     # The scores too, and the baseline.
     clocks = ("tokens_per_second", "wall_seconds", "goodput")

@@ -9,7 +9,7 @@ from jaxllm.commands.generate import generate
 from jaxllm.config import load_config
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 ENCODER = (
     "model={type: encoder, num_layers: 2, embed_dim: 32, num_heads: 2, mlp_dim: 32, "
@@ -29,15 +29,8 @@ def masked(text):
 
 
 @pytest.mark.slow
-def test_resumed_it_is_the_uninterrupted_run(text, masked, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 2 and 4
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(text, run_dir, *ENCODER)
-    assert runs.checkpoints(run_dir)[-1] == 4
-    assert runs.start(text, run_dir, *ENCODER) == 0
-    assert runs.losses(run_dir) == runs.losses(masked)
+def test_resumed_it_is_the_uninterrupted_run(text, masked, tmp_path):
+    run_dir = run_with_crash(5, text, tmp_path / "run", *ENCODER)
     runs.assert_same_run(run_dir, masked, step=6)
 
 

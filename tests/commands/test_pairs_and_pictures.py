@@ -19,7 +19,7 @@ from jaxllm.hf.start import HfStart
 from jaxllm.nn.param import spec_dict
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 SIZES = "num_layers: 2, embed_dim: 32, num_heads: 2, mlp_dim: 32"
 PICTURE = "image_size: 8, patch_size: 4"
@@ -128,13 +128,8 @@ def finished(configs):
 
 @pytest.mark.slow
 @kinds
-def test_resumed_it_is_the_uninterrupted_run(configs, finished, kind, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 2 and 4
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(configs[kind], run_dir)
-    assert runs.start(configs[kind], run_dir) == 0
+def test_resumed_it_is_the_uninterrupted_run(configs, finished, kind, tmp_path):
+    run_dir = run_with_crash(5, configs[kind], tmp_path / "run")
     runs.assert_same_run(run_dir, finished(kind), step=6)
     one, other = (
         [record for record in runs.records(folder) if "validation_loss" in record]

@@ -19,7 +19,7 @@ from jaxllm.nn.param import bind, num_bytes, param_dict
 from jaxllm.nn.quantised import dequantise, quantise
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 VOCAB = 64
 INT4 = "base: {dtype: int4, tile: 16}"
@@ -56,13 +56,8 @@ def adapted(ids, published):
 
 
 @pytest.mark.slow
-def test_resumed_it_is_the_uninterrupted_run(ids, published, adapted, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 3
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(ids, run_dir, *options(published))
-    assert runs.start(ids, run_dir, *options(published)) == 0
+def test_resumed_it_is_the_uninterrupted_run(ids, published, adapted, tmp_path):
+    run_dir = run_with_crash(5, ids, tmp_path / "run", *options(published))
     runs.assert_same_run(run_dir, adapted, step=8)
 
 

@@ -15,26 +15,9 @@ import yaml
 
 from jaxllm.commands import validation
 from jaxllm.training import logfile
-from jaxllm.training.step_log import StepLog
 
 from . import runs
-
-
-def at_step(monkeypatch, step, action):
-    """Do `action` once, in the loop, when step `step` has been dispatched."""
-    push, done = StepLog.push, []
-
-    def push_and_act(self, at, metrics):
-        push(self, at, metrics)
-        if at == step and not done:
-            done.append(True)
-            action()
-
-    monkeypatch.setattr(StepLog, "push", push_and_act)
-
-
-def crash():
-    raise RuntimeError("the power is gone")
+from .interruptions import at_step, run_with_crash
 
 
 def test_stopped_in_every_way_is_the_uninterrupted_run(ids, uninterrupted, tmp_path, monkeypatch):
@@ -46,12 +29,7 @@ def test_stopped_in_every_way_is_the_uninterrupted_run(ids, uninterrupted, tmp_p
         assert runs.checkpoints(run_dir)[-1] == step
         assert [at for at, _ in runs.losses(run_dir)] == list(range(1, step + 1))
         assert not (run_dir / "summary.json").exists()
-    with monkeypatch.context() as patch:
-        at_step(patch, 7, crash)
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(ids, run_dir)
-    assert runs.checkpoints(run_dir)[-1] == 6
-    assert runs.start(ids, run_dir) == 0
+    run_with_crash(7, ids, run_dir)
     runs.assert_same_run(run_dir, uninterrupted, step=8)
 
 
@@ -80,11 +58,7 @@ def test_scores_that_a_stop_had_no_time_for_are_made_at_the_next_start(
         at_step(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
         assert runs.start(text, run_dir) == 75
     assert [record["step"] for record in runs.records(run_dir)] == [1, 2, 3]
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, crash)  # before it is saved: the next start is at the same step
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(text, run_dir)
-    assert runs.start(text, run_dir) == 0
+    run_with_crash(4, text, run_dir)
     assert without_measures(run_dir) == without_measures(finished)
 
 

@@ -23,7 +23,7 @@ from jaxllm.data.batch import batch_shapes
 from jaxllm.hf.start import HfStart
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 MODEL = (
     "model={type: encoder_decoder, num_layers: 1, num_decoder_layers: 2, embed_dim: 32, "
@@ -44,15 +44,8 @@ def spans(text):
 
 
 @pytest.mark.slow
-def test_resumed_it_is_the_uninterrupted_run(text, spans, tmp_path, monkeypatch):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        at_step(patch, 5, crash)  # saved at 2 and 4
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(text, run_dir, *T5)
-    assert runs.checkpoints(run_dir)[-1] == 4
-    assert runs.start(text, run_dir, *T5) == 0
-    assert runs.losses(run_dir) == runs.losses(spans)
+def test_resumed_it_is_the_uninterrupted_run(text, spans, tmp_path):
+    run_dir = run_with_crash(5, text, tmp_path / "run", *T5)
     runs.assert_same_run(run_dir, spans, step=6)
 
 

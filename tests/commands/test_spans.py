@@ -9,7 +9,7 @@ from jaxllm.commands.predict import predict
 from jaxllm.config import load_config
 
 from . import runs
-from .test_resume import at_step, crash
+from .interruptions import run_with_crash
 
 COMMON = """
 run_dir: {folder}/run
@@ -138,16 +138,11 @@ def test_what_does_not_fit_is_refused(folder, override, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["names", "questions"])
-def test_resumed_it_is_the_uninterrupted_run(folder, name, tmp_path, monkeypatch):
+def test_resumed_it_is_the_uninterrupted_run(folder, name, tmp_path):
     config = folder / f"{name}.yaml"
     whole, run_dir = tmp_path / "whole", tmp_path / "run"
     assert runs.start(config, whole) == 0
-    with monkeypatch.context() as patch:
-        at_step(patch, 3, crash)  # saved at 2
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            runs.start(config, run_dir)
-    assert runs.start(config, run_dir) == 0
-    assert runs.losses(run_dir) == runs.losses(whole)
+    run_with_crash(3, config, run_dir)
     runs.assert_same_run(run_dir, whole, step=4)
     figures = ("precision", "recall", "f1") if name == "names" else ("exact_match", "f1")
     for figure in figures:
