@@ -1,6 +1,6 @@
 """Objectives: a model and a batch -> a loss. One file each."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ __all__ = [
     "SpanCorruption",
     "TokenClassification",
     "Vocabulary",
+    "loss_unit",
 ]
 
 ObjectiveConfig = Annotated[
@@ -52,3 +53,10 @@ ObjectiveConfig = Annotated[
     | TokenClassification,
     Field(discriminator="type"),
 ]
+
+
+def loss_unit(type_name: str | None) -> str:
+    """What the shown loss of an objective counts, by its type; None is that of next tokens."""
+    union, _ = get_args(ObjectiveConfig)
+    units = {kind.model_fields["type"].default: kind.loss_unit for kind in get_args(union)}
+    return units.get(type_name, CausalLm.loss_unit)

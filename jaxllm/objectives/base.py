@@ -92,6 +92,8 @@ class Objective(Config):
     """The fields of a batch that the objective reads."""
     is_likelihood_of_text: ClassVar[bool] = False
     """Whether the sum over a text is its likelihood."""
+    loss_unit: ClassVar[str] = "nats per token"
+    """What the loss that is shown counts, and of what it is the mean."""
 
     def num_ids(self, vocabulary: Vocabulary) -> int:
         """Ids that the model must know."""

@@ -35,6 +35,7 @@ class Contrastive(PredictingObjective):
     pooling: Literal["mean", "first"] = "mean"
     """What stands for a text: the mean of its tokens' states, or the state of the first."""
 
+    loss_unit: ClassVar[str] = "nats per pair"
     batch_fields: ClassVar[tuple[str, ...]] = (
         *_TEXT,
         *(_OTHER + name for name in _TEXT),

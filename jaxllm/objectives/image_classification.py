@@ -26,6 +26,7 @@ class ImageClassification(PredictingObjective):
     pixels: PixelConfig = PixelConfig()
     """How pixels become numbers."""
 
+    loss_unit: ClassVar[str] = "nats per picture"
     batch_fields: ClassVar[tuple[str, ...]] = ("pixels", "label", "loss_mask")
     """The fields of a batch that this objective reads.
 

@@ -30,6 +30,7 @@ class ImageText(PredictingObjective):
     pixels: PixelConfig = PixelConfig()
     """How pixels become numbers."""
 
+    loss_unit: ClassVar[str] = "nats per pair"
     batch_fields: ClassVar[tuple[str, ...]] = ("tokens", "segment_ids", "pixels", "loss_mask")
     """The fields of a batch that this objective reads.
 

@@ -28,6 +28,7 @@ class QuestionAnswering(PredictingObjective):
     max_answer_tokens: PositiveInt = 30
     """Longest answer that is given, in tokens; longer ones are learned, but not told."""
 
+    loss_unit: ClassVar[str] = "nats per question"
     batch_fields: ClassVar[tuple[str, ...]] = (*FIELDS, "token_types")
     """The fields of a batch that this objective reads."""
 

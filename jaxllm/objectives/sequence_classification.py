@@ -27,6 +27,7 @@ class SequenceClassification(PredictingObjective):
     is_multi_label: bool = False
     """Whether a text may have any number of classes, and not just one."""
 
+    loss_unit: ClassVar[str] = "nats per text"
     batch_fields: ClassVar[tuple[str, ...]] = FIELDS
     """The fields of a batch that this objective reads; of pairs also token_types."""
 

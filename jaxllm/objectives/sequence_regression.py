@@ -20,6 +20,7 @@ class SequenceRegression(PredictingObjective):
     type: Literal["sequence_regression"] = "sequence_regression"
     """Kind of objective: the number of a text."""
 
+    loss_unit: ClassVar[str] = "mean squared error"
     batch_fields: ClassVar[tuple[str, ...]] = FIELDS
     """The fields of a batch that this objective reads; of pairs also token_types."""
 

@@ -21,6 +21,7 @@ class TokenClassification(PredictingObjective):
     type: Literal["token_classification"] = "token_classification"
     """Kind of objective: the class of each word."""
 
+    loss_unit: ClassVar[str] = "nats per word"
     batch_fields: ClassVar[tuple[str, ...]] = FIELDS
     """The fields of a batch that this objective reads."""
 

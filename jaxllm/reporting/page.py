@@ -17,6 +17,7 @@ from jaxllm.reporting.difference import differing_keys
 from jaxllm.reporting.panels import Section, sections
 from jaxllm.reporting.run import RunRecords, Sample
 
+_OF_THE_MODEL = ("Loss", "Task")  # the sections that its mistakes stand under
 _SAMPLES_SHOWN = 12  # steps with samples of each run: first, last and evenly spaced ones between
 
 
@@ -36,9 +37,10 @@ def render_report(runs: Sequence[RunRecords]) -> str:
             _legend(runs) if len(runs) > 1 else "",
             _figures(runs),
             _warnings(runs),
-            "".join(_section(section) for section in found),
-            _footnote(found),
+            "".join(_section(section) for section in found if section.title in _OF_THE_MODEL),
             confusion.section(runs),
+            "".join(_section(section) for section in found if section.title not in _OF_THE_MODEL),
+            _footnote(found),
             timeline.section(runs),
             _samples(runs),
             _config(runs),

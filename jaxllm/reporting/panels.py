@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jaxllm.objectives import loss_unit
 from jaxllm.reporting.charts import Chart, Line, Reference
 from jaxllm.reporting.run import RunRecords
 from jaxllm.reporting.series import Series
@@ -82,6 +83,8 @@ _REPEATS = {
     "objective": "loss",
     "validation_micro_f1": "validation_accuracy",
 }
+# Throughout 0 where no step was bad.
+_OF_BAD_STEPS = ("is_skipped", "skipped_in_a_row", "skipped_steps")
 
 
 def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
@@ -91,6 +94,7 @@ def sections(runs: Sequence[RunRecords]) -> tuple[Section, ...]:
     known = {"loss", *_VALIDATION, *_OPTIMISATION, *_TASK, *_EXPERTS, *_THROUGHPUT, *named}
     keys -= {key for key, other in _REPEATS.items() if _equal(runs, key, other)}
     keys -= {"num_tokens"} if _constant(runs, "num_tokens") else set()
+    keys -= {key for key in _OF_BAD_STEPS if _zero(runs, key)}
     others = {
         key: Quantity(key, "as recorded", may_be_log=True, from_zero=False)
         for key in sorted(keys - known)
@@ -116,13 +120,19 @@ def loss_chart(run: RunRecords) -> Chart:
     """Training and validation loss of one run in one chart, with the line of xz if known."""
     return _curves_of(
         [run],
-        _LOSS,
+        _loss([run]),
         [("training", "loss"), ("validation", "validation_loss")],
         _references([run], per_byte=False),
     )[0]
 
 
-_LOSS = Quantity("Loss", "nats per token", may_be_log=True, from_zero=False)
+def _loss(runs: Sequence[RunRecords]) -> Quantity:
+    """The loss in the unit of the runs' objectives, where it is one."""
+    units = {loss_unit(run.config.get("objective", {}).get("type")) for run in runs}
+    unit = units.pop() if len(units) == 1 else "as each run has it"
+    return Quantity("Loss", unit, may_be_log=True, from_zero=False)
+
+
 _BITS = Quantity("Bits per byte", "validation text", may_be_log=True, from_zero=False)
 
 
@@ -137,7 +147,7 @@ def _loss_charts(runs: Sequence[RunRecords], named: set[str]) -> tuple[Chart, ..
             continue  # the only set there is
         (losses if match["measure"] == "loss" else bits).append((match["name"], key))
     return (
-        *_curves_of(runs, _LOSS, losses, _references(runs, per_byte=False)),
+        *_curves_of(runs, _loss(runs), losses, _references(runs, per_byte=False)),
         *_curves_of(runs, _BITS, bits, _references(runs, per_byte=True)),
     )
 
@@ -163,7 +173,7 @@ def _curves_of(
         Line(label, runs[0].series[key], colour=colour, noisy=key == "loss")
         for colour, (label, key) in enumerate(present)
     )
-    if not lines and quantity is not _LOSS:
+    if not lines and quantity is _BITS:
         return ()
     held = any(key in _VALIDATION for _, key in present)
     chart = Chart(quantity.title, quantity.unit, lines, references if held else ())
@@ -235,3 +245,7 @@ def _equal(runs: Sequence[RunRecords], key: str, other: str) -> bool:
 
 def _constant(runs: Sequence[RunRecords], key: str) -> bool:
     return all(len(np.unique(run.series[key].values)) == 1 for run in runs if key in run.series)
+
+
+def _zero(runs: Sequence[RunRecords], key: str) -> bool:
+    return not any(run.series[key].values.any() for run in runs if key in run.series)

@@ -1,10 +1,11 @@
 """The metrics of a run: one record at a time, to metrics.jsonl and whatever else listens.
 
-A record is a flat mapping with `step` (an int). Training records hold `loss` (nats per token),
-`learning_rate`, `gradient_norm`, `tokens_per_second` (since the last record, or over half a second
-of training where that is longer) and more; evaluation records hold `validation_loss`,
-`validation_bits_per_byte` and, for each named set, `validation/NAME/loss`; sample records hold
-`sample` and `prompt`. Every sink uses these names as they are.
+A record is a flat mapping with `step` (an int). Training records hold `loss` (nats per token, or
+what the objective's `loss_unit` says), `learning_rate`, `gradient_norm`, `tokens_per_second` (since
+the last record, or over half a second of training where that is longer) and more; evaluation
+records hold `validation_loss`, `validation_bits_per_byte` and, for each named set,
+`validation/NAME/loss`; sample records hold `sample` and `prompt`. Every sink uses these names as
+they are.
 
 metrics.jsonl has one JSON object a line. Floats are written so that they read back equal, bit for
 bit. JSON has no NaN and no infinities: they are the strings "NaN", "Infinity" and "-Infinity", as

@@ -244,3 +244,26 @@ def test_all_charts_share_one_axis_of_steps(make_run):
     runs = [read_run(make_run(f"r{n}", training_records(n))) for n in (40, 90)]
     ends = {(c.x.low, c.x.high) for s in sections(runs) for c in s.charts}
     assert ends == {(0.0, 90.0)}
+
+
+def unit_of_loss(*runs):
+    (chart,) = [one for part in sections([read_run(run) for run in runs]) for one in part.charts][
+        :1
+    ]
+    return chart.unit
+
+
+def test_the_loss_is_in_the_unit_of_the_objective(make_run):
+    text = make_run("text", training_records(20))
+    one = make_run("one", training_records(20))
+    (one / "config.yaml").write_text("objective: {type: sequence_classification}\n")
+    assert unit_of_loss(text) == "nats per token"
+    assert unit_of_loss(one) == "nats per text"
+    assert unit_of_loss(text, one) == "as each run has it"
+
+
+def test_steps_that_are_skipped_are_drawn_where_there_are_some(make_run):
+    records = [record | {"skipped_steps": 0} for record in training_records(20)]
+    assert "skipped_steps" not in render(make_run("good", records))
+    records[0]["skipped_steps"] = 1
+    assert "skipped_steps" in render(make_run("bad", records))
