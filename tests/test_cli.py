@@ -137,10 +137,11 @@ def test_sigterm_outside_the_loop_is_75_and_one_line(verb):
     script = (
         "import signal, sys\n"
         "from jaxllm import cli\n"
+        "from jaxllm.verbs import training\n"
         "def load(*_):\n"
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    except BaseException: pass\n"
-        "cli._load = load\n"
+        "training.load = load\n"
         f"sys.argv = ['jaxllm', '{verb}', 'demo']\n"
         "cli.main()"
     )

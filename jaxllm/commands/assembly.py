@@ -7,19 +7,15 @@ import jax
 import optax
 
 from jaxllm.config import RunConfig
-from jaxllm.data import Data, Tokenizer
-from jaxllm.data.batch import batch_shapes
-from jaxllm.data.examples import ExamplesConfig
 from jaxllm.data.vocabulary import known_kinds, known_vocab_size
-from jaxllm.models import Decoder, DecoderConfig, EncoderDecoderConfig, TwoTowersConfig
+from jaxllm.models import Decoder, DecoderConfig
 from jaxllm.models.encoder import Encoder
 from jaxllm.nn.adapters import is_adapter
 from jaxllm.nn.param import Nested, param_dict, spec_dict
 from jaxllm.nn.parts import matching, part_like, split
 from jaxllm.nn.quantised import unquantised, with_placed_scales
 from jaxllm.nn.stack import fold, fold_specs
-from jaxllm.objectives import CausalLm, PrefixLm, SpanCorruption, Vocabulary
-from jaxllm.objectives.base import Arrange
+from jaxllm.objectives import CausalLm, PrefixLm, Vocabulary
 from jaxllm.parallel.layouts import (
     Layout,
     check_batch,
@@ -29,7 +25,6 @@ from jaxllm.parallel.layouts import (
 )
 from jaxllm.parallel.pipeline import check_pipeline
 from jaxllm.parallel.shard import batch_sharding
-from jaxllm.tasks import Task, task_of
 from jaxllm.training.state import (
     TrainState,
     abstract_with_shardings,
@@ -177,7 +172,7 @@ def assemble(config: RunConfig, *, layout: Layout, vocab_size: int) -> Assembly:
     specs = with_placed_scales(layout, specs)
     trained, frozen = _parts(config, specs)
     check_weights(layout.for_optimizer(), trained)
-    optimizer = config.optim.build(trained, total_steps=config.training.steps)
+    optimizer = config.optim.build(trained, total_steps=config.training.steps, frozen=frozen)
     abstract = jax.eval_shape(
         lambda params: _first_state(
             fold(params, specs), (trained, frozen), optimizer, config.training
@@ -294,96 +289,3 @@ def lower_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.layout.sharding()))
     return jitted.lower(parts.state, batch)
-
-
-def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the fields of a batch, as the config alone tells them.
-
-    ValueError where only a dataset would tell, and there is none.
-    """
-    rows, length = config.data.global_batch_size, config.data.sequence_length
-    examples = examples_of(config)
-    if examples is None and needs_examples(config):
-        raise ValueError(
-            f"data.datasets is empty, but objective.type={config.objective.type} learns from "
-            "examples, whose dataset says what a batch has; give one"
-        )
-    fields = batch_shapes(rows, length) if examples is None else examples.shapes(rows, length)
-    if isinstance(config.objective, PrefixLm | SpanCorruption):
-        return config.objective.arranged(fields)
-    return fields
-
-
-def flops_per_token(config: RunConfig, parts: Assembly) -> float:
-    """Forward and backward FLOPs of a row over its data.sequence_length tokens.
-
-    A weight that is not trained has no gradient of its own: two FLOPs less for each of its numbers.
-    """
-    length, model = config.data.sequence_length, config.model
-    trained = {path for path, _ in weight_items(parts.trained)}
-    if not isinstance(model, EncoderDecoderConfig):
-        # The tower of images meets patches, and no tokens of the text.
-        patches = model.vision.num_positions if isinstance(model, TwoTowersConfig) else length
-        idle = sum(
-            size * (patches / length if path.startswith("vision.") else 1.0)
-            for path, size in parts.matmul_sizes.items()
-            if path not in trained
-        )
-        return model.flops_per_token(parts.num_matmul_params, length) - 2.0 * idle
-    # Six FLOPs are counted for each of a weight's numbers, of which one that stays takes four.
-    sizes = {
-        path: size if path in trained else size * 4 / 6 for path, size in parts.matmul_sizes.items()
-    }
-    fields = abstract_batch(config)
-    # Where rows are divided on the device, both parts are filled up to the whole.
-    source, target = (
-        fields[name].shape[1] if name in fields else length
-        for name in ("encoder_tokens", "targets")
-    )
-    return model.flops_per_row(sizes, source=source, target=target) / length
-
-
-def examples_of(config: RunConfig) -> ExamplesConfig | None:
-    """How examples are read, the same in all datasets of them; None in a run on texts."""
-    for dataset in config.data.datasets.values():
-        if isinstance(dataset, ExamplesConfig):
-            return dataset
-    return None
-
-
-def needs_examples(config: RunConfig) -> bool:
-    """Whether a run learns from examples alone; conversations are read as texts are."""
-    return hasattr(config.objective, "label_fields")
-
-
-def task(
-    config: RunConfig, parts: Assembly, tokenizer: Tokenizer | None, *, rows: int
-) -> Task | None:
-    """What the run does with examples; None where its loss says all. rows: of a batch."""
-    return task_of(
-        config.objective,
-        parts.model,
-        dataset=examples_of(config),
-        tokenizer=tokenizer,
-        layout=parts.layout,
-        rows=rows,
-        length=config.data.sequence_length,
-        search=config.evaluation.search,
-    )
-
-
-def arrangement(config: RunConfig, data: Data, *, seed: int) -> Arrange | None:
-    """What the objective makes of rows of the data; None where it reads them as they are.
-
-    ValueError for an objective that needs to know more of the tokens than the tokenizer says.
-    """
-    return config.objective.arrangement(_vocabulary(data), seed=seed)
-
-
-def num_ids(config: RunConfig, data: Data) -> int:
-    """Ids that the data and the objective use."""
-    return config.objective.num_ids(_vocabulary(data))
-
-
-def _vocabulary(data: Data) -> Vocabulary:
-    return Vocabulary(data.vocab_size, *data.kinds, delimiter_id=data.delimiter_id)

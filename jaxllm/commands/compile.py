@@ -7,13 +7,8 @@ from pathlib import Path
 from jaxllm.aot.compilation import compile_lowered
 from jaxllm.aot.report import Report
 from jaxllm.aot.topology import Topology, parse_topology, topology_devices
-from jaxllm.commands.assembly import (
-    abstract_batch,
-    assemble,
-    check_devices,
-    lower_step,
-    stated_vocab_size,
-)
+from jaxllm.commands.assembly import assemble, check_devices, lower_step, stated_vocab_size
+from jaxllm.commands.batches import abstract_batch
 from jaxllm.commands.compile_report import make_report
 from jaxllm.commands.compile_screen import show_report
 from jaxllm.config import RunConfig

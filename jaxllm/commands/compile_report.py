@@ -10,7 +10,8 @@ from jaxllm.aot.memory import local_bytes, memory_parts
 from jaxllm.aot.prediction import Prediction, predict
 from jaxllm.aot.report import BufferLine, Report
 from jaxllm.aot.topology import PINNED_LIBTPU, Topology, compiler_versions
-from jaxllm.commands.assembly import Assembly, flops_per_token
+from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.step_flops import flops_per_token
 from jaxllm.config import RunConfig
 from jaxllm.hardware import find_chip
 

@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jaxllm.commands.assembly import Assembly, flops_per_token
+from jaxllm.commands.assembly import Assembly
 from jaxllm.commands.notebook_bar import NotebookBar
+from jaxllm.commands.step_flops import flops_per_token
 from jaxllm.config import RunConfig, non_defaults
 from jaxllm.data import Data
 from jaxllm.hardware import usual_flops
+from jaxllm.models import EncoderDecoderConfig, ModelConfig, TwoTowersConfig
 from jaxllm.parallel import distributed
 
 _LOG_SECONDS = 10.0  # without a terminal, a line at most this often
@@ -164,7 +166,7 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
     lines = [
         f"model       "
         f"{params_words(parts.num_params, parts.num_active_params, parts.num_trained_params)}, "
-        f"{config.model.num_layers} layers, {_vocabulary(parts)}{dtype} compute",
+        f"{_layers(config.model)} layers, {_vocabulary(parts)}{dtype} compute",
         f"data        {_plan(config, data)}",
         f"expected    {_expected_time(config, parts)} of training on "
         f"{len(parts.layout.mesh.devices.flat)} x {device.device_kind}",
@@ -174,6 +176,12 @@ def run_summary(config: RunConfig, parts: Assembly, data: Data | None) -> str:
         "settings    " + _settings(config),
     ]
     return "\n".join(lines)
+
+
+def _layers(model: ModelConfig) -> str:
+    """Of two stacks both depths."""
+    is_two = isinstance(model, EncoderDecoderConfig | TwoTowersConfig)
+    return " + ".join(map(str, model.stack_depths)) if is_two else str(model.num_layers)
 
 
 def _vocabulary(parts: Assembly) -> str:

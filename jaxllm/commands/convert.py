@@ -34,7 +34,7 @@ from jaxllm.commands.saved_state import weights_item
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
 from jaxllm.data.model_tokenizer import ModelTokenizer
-from jaxllm.hf.companions import GENERATION_FILE, write_generation
+from jaxllm.hf.companions import GENERATION_FILE, target_settings, write_generation
 from jaxllm.hf.model import check_empty, write_weights
 from jaxllm.hf.peft import write_adapter
 from jaxllm.hf.published import IDS, Published, kept_keys, open_published, read_weights
@@ -255,7 +255,8 @@ def _export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
         if (run_dir / GENERATION_FILE).is_file():
             shutil.copyfile(run_dir / GENERATION_FILE, partial / GENERATION_FILE)
         elif tokenizer is not None:
-            write_generation(partial, ids=ids, stop_ids=tokenizer.stop_ids)
+            settings = ids | target_settings(config)
+            write_generation(partial, ids=settings, stop_ids=tokenizer.stop_ids)
         if tokenizer is not None:
             write_tokenizer(tokenizer, partial)
     (named,) = family.write_config(config)["architectures"]

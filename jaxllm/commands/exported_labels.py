@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxllm.commands.assembly import examples_of
+from jaxllm.commands.batches import examples_of
 from jaxllm.config import RunConfig
 from jaxllm.hf.label_names import ProblemType, label_keys
 from jaxllm.objectives import ImageClassification, SequenceClassification, SequenceRegression

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from jaxllm.aot.memory import local_bytes
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly, assemble, check_devices, num_ids
+from jaxllm.commands.assembly import Assembly, assemble, check_devices
+from jaxllm.commands.batches import num_ids
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.prepare import open_data
 from jaxllm.commands.run_place import open_to_read
@@ -19,15 +20,14 @@ from jaxllm.commands.without_data import vocab_size_without_data
 from jaxllm.config import RunConfig, load_config
 from jaxllm.config_files import find_config
 from jaxllm.data import (
-    Batch,
     Data,
     DataConfig,
     MissingData,
-    Tokenizer,
-    decode_row,
     describe_dataset,
 )
 from jaxllm.data.dataset_folder import SIDECAR
+from jaxllm.data.examples import ExamplesConfig
+from jaxllm.data.shown_rows import shown_label, shown_texts
 from jaxllm.nn.param import num_bytes
 from jaxllm.nn.parts import joined
 from jaxllm.parallel.layouts import weight_items
@@ -146,46 +146,31 @@ def show_rows(console: Console, data: Data, *, seed: int, rows: int) -> None:
     """The first rows of training as text, one block a document; without a tokenizer as ids."""
     loader = data.train_loader(seed=seed)
     rows_a_batch = data.config.global_batch_size
-    for row in range(rows):
-        batch = loader.batch(row // rows_a_batch)
-        told = "" if "label" not in batch else f": {_class(batch, row % rows_a_batch, data)}"
-        console.say(f"\nrow {row % rows_a_batch} of batch {row // rows_a_batch}{told}")
+    datasets = data.config.datasets.values()
+    # Those of examples are all alike.
+    dataset = next((one for one in datasets if isinstance(one, ExamplesConfig)), None)
+    for number in range(rows):
+        batch, row = loader.batch(number // rows_a_batch), number % rows_a_batch
+        label = shown_label(batch, row, tokenizer=data.tokenizer, dataset=dataset)
+        heading = f"\nrow {row} of batch {number // rows_a_batch}"
+        console.say(f"{heading}: {label}" if label else heading)
         if "pixels" in batch:
-            pixels_HWC = batch["pixels"][row % rows_a_batch]
+            pixels_HWC = batch["pixels"][row]
             sides = " x ".join(map(str, pixels_HWC.shape))
             console.say(f"  picture of {sides}, {pixels_HWC.mean():.0f} of 255 bright on average")
-        if "tokens" not in batch:
-            continue
         if data.tokenizer is None:
-            console.say(f"  tokens      {batch['tokens'][row % rows_a_batch]}")
-            console.say(f"  segment_ids {batch['segment_ids'][row % rows_a_batch]}")
+            console.say(f"  tokens      {batch['tokens'][row]}")
+            console.say(f"  segment_ids {batch['segment_ids'][row]}")
             continue
-        _show_segments(console, batch, row % rows_a_batch, data.tokenizer)
-        if "other_tokens" in batch:  # of a pair of texts, each in a row of its own
-            others = {name.removeprefix("other_"): field for name, field in batch.items()}
-            _show_segments(console, others, row % rows_a_batch, data.tokenizer)
+        for title, text in shown_texts(batch, row, tokenizer=data.tokenizer, dataset=dataset):
+            _show_text(console, title, text)
 
 
-def _class(batch: Batch, row: int, data: Data) -> str:
-    """What the class of a row is called, where it has one."""
-    label, names = batch["label"][row], ()
-    for dataset in data.config.datasets.values():
-        names = getattr(dataset, "class_names", names)
-    return names[int(label)] if names and label.ndim == 0 else str(label)
-
-
-def _show_segments(console: Console, batch: Batch, row: int, tokenizer: Tokenizer) -> None:
-    for segment in decode_row(batch, row, tokenizer):
-        tokens = segment.stop - segment.start
-        text = segment.text
-        if len(text) > _SHOWN_CHARACTERS:
-            text = f"{text[:_SHOWN_CHARACTERS]} [... {len(text) - _SHOWN_CHARACTERS} characters]"
-        heading = (
-            f"  segment {segment.segment_id}: tokens {segment.start} to {segment.stop - 1}, "
-            f"{segment.scored} of {tokens} targets in the loss"
-        )
-        console.show(Text(heading, style="bold"))
-        console.show(Text("    " + text.replace("\n", "\n    ")))
+def _show_text(console: Console, title: str, text: str) -> None:
+    if len(text) > _SHOWN_CHARACTERS:
+        text = f"{text[:_SHOWN_CHARACTERS]} [... {len(text) - _SHOWN_CHARACTERS} characters]"
+    console.show(Text(title, style="bold"))
+    console.show(Text("    " + text.replace("\n", "\n    ")))
 
 
 def show_card(console: Console, folder: Path) -> None:

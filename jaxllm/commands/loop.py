@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import Assembly, arrangement, flops_per_token
+from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.batches import arrangement
 from jaxllm.commands.console import Console, step_shower
 from jaxllm.commands.ending import is_complete, show_ending, write_ending
 from jaxllm.commands.first_state import starting_state
@@ -16,6 +17,7 @@ from jaxllm.commands.rollback import batches_left_out
 from jaxllm.commands.run_place import RunPlace
 from jaxllm.commands.saved_state import SavedState
 from jaxllm.commands.skips import SkippedSteps
+from jaxllm.commands.step_flops import flops_per_token
 from jaxllm.commands.validation import Validation
 from jaxllm.config import RunConfig
 from jaxllm.data import Data

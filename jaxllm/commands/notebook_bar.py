@@ -80,7 +80,7 @@ class NotebookBar:
         steps, losses = zip(*self._losses, strict=True)
         series = Series(np.array(steps, np.int64), np.array(losses, np.float64))
         lines = (Line("training", series, colour=0, noisy=True),)
-        chart = Chart("Loss", "mean of what is scored", lines, may_be_log=True, last_step=self._total)
+        chart = Chart("Loss", "mean of what counts", lines, may_be_log=True, last_step=self._total)
         bundle = {
             "image/svg+xml": standalone(chart, height=280),
             "text/plain": describe(chart),

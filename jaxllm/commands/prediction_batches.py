@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxllm.data.batch import Batch, numbered
@@ -37,8 +38,8 @@ class PredictionBatches:
         self._length, self._rows, self._num_devices = length, rows, num_devices
         self._dims = _length_dims(doing.dataset)
 
-    def answers(self, table: Table) -> list[dict[str, Any]]:
-        """The answer to each example of a table, in order."""
+    def answers(self, table: Table) -> list[dict[str, Any] | None]:
+        """The answer to each example of a table, in order; None where the model gives a NaN."""
         rows = self._task.dataset.rows(table, self._length, tokenizer=self._task.tokenizer)
         found: list[dict[str, np.ndarray]] = [{} for _ in range(rows.num_rows)]
         for numbers, outputs in self._outputs(rows):
@@ -48,7 +49,9 @@ class PredictionBatches:
         for row in range(rows.num_rows):
             of_example[rows.example_of(row)].append(row)
         return [
-            self._task.answer([found[row] for row in numbers], rows, numbers)
+            None
+            if any(_has_nan(found[row]) for row in numbers)
+            else self._task.answer([found[row] for row in numbers], rows, numbers)
             for numbers in of_example
         ]
 
@@ -97,6 +100,14 @@ class PredictionBatches:
             ]
             for name, field in batch.items()
         }
+
+
+def _has_nan(outputs: dict[str, np.ndarray]) -> bool:
+    """Whether any of a row's outputs is not a number. What it says is then no answer."""
+    return any(
+        jax.dtypes.issubdtype(field.dtype, np.floating) and bool(np.isnan(field).any())
+        for field in map(np.asarray, outputs.values())
+    )
 
 
 def _length_dims(dataset: ExamplesConfig) -> dict[str, tuple[int, ...]]:

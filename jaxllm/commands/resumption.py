@@ -7,6 +7,9 @@ from typing import Any
 from jaxllm.config import RunConfig
 from jaxllm.data.examples import ExamplesConfig
 
+_OF_NETWORKS = ("attention", "remat", "offload", "is_scanned")
+_TOWERS = ("model", "model.text", "model.vision")
+
 # What may differ when a run goes on: where and when, never what is computed.
 MAY_CHANGE = (
     "run_dir",
@@ -24,11 +27,8 @@ MAY_CHANGE = (
     "training.anomalies.max_rollbacks",
     "training.replica_check_every",
     "training.repeat_check_every",
-    "model.attention",
+    *(f"{tower}.{name}" for tower in _TOWERS for name in _OF_NETWORKS),
     "objective.num_chunks",
-    "model.remat",
-    "model.offload",
-    "model.is_scanned",
     "data.root",
     "data.workers",
     "data.prefetch",
@@ -40,7 +40,7 @@ _BASE = ("init_from.path", "init_from.step")
 # What may differ when it is asked for by name: the run goes on, and is another from there. The
 # text, its order and the shapes of the weights are not among them: no checkpoint would fit.
 MAY_CHANGE_ON_REQUEST = (
-    "model.dropout",
+    *(f"{tower}.dropout" for tower in _TOWERS),
     "objective",
     "optim.clip_norm",
     "optim.learning_rate",

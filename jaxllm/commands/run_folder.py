@@ -16,7 +16,8 @@ import jax
 
 from jaxllm.checkpoints import CheckpointStore
 from jaxllm.checkpoints.folders import folder_of
-from jaxllm.commands.assembly import Assembly, assemble, num_ids
+from jaxllm.commands.assembly import Assembly, assemble
+from jaxllm.commands.batches import num_ids
 from jaxllm.commands.console import Console
 from jaxllm.commands.first_state import frozen_weights, origin
 from jaxllm.commands.lease import is_of_lease

@@ -6,14 +6,8 @@ from functools import cache, partial
 from itertools import count
 
 from jaxllm.commands import run_folder
-from jaxllm.commands.assembly import (
-    arrangement,
-    assemble,
-    check_devices,
-    check_sizes,
-    lower_step,
-    num_ids,
-)
+from jaxllm.commands.assembly import assemble, check_devices, check_sizes, lower_step
+from jaxllm.commands.batches import arrangement, num_ids
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.commands.first_state import check_start
 from jaxllm.commands.lease import RunLease

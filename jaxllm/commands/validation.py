@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxllm.commands.assembly import Assembly, arrangement, task
+from jaxllm.commands.assembly import Assembly
+from jaxllm.commands.batches import arrangement, task
 from jaxllm.commands.console import Console
 from jaxllm.commands.prompts import begin, has_chats
 from jaxllm.config import RunConfig

@@ -1,6 +1,7 @@
 """A run whose data is not there yet: what its config alone tells."""
 
-from jaxllm.commands.assembly import abstract_batch, assemble, known_num_ids, lower_step
+from jaxllm.commands.assembly import assemble, known_num_ids, lower_step
+from jaxllm.commands.batches import abstract_batch
 from jaxllm.commands.console import Console, run_summary
 from jaxllm.config import RunConfig
 from jaxllm.data import MissingData

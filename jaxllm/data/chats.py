@@ -68,7 +68,8 @@ class ChatsConfig(ExamplesConfig):
         }
 
     def texts(self, record: ExampleRecord) -> list[str]:
-        return [str(message["content"]) for message in conversation_of(record).messages]
+        said = (message["content"] for message in conversation_of(record).messages)
+        return [text for text in said if text]
 
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> ChatRows:
         return ChatRows(table, length, padding_id=tokenizer.delimiter_id)

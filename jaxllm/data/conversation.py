@@ -83,7 +83,7 @@ def _message(record: ExampleRecord, turn: Any, name: str) -> dict[str, Any]:
     others = {
         key: value
         for key, value in turn.items()
-        if key not in (role_key, content_key) and value is not None
+        if key not in (role_key, content_key, "role", "content") and value is not None
     }
     content = _content(record, turn.get(content_key), name)
     if role == ASSISTANT and not content.strip() and not others.get("tool_calls"):

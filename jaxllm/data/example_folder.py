@@ -25,11 +25,9 @@ from jaxllm.data.content import content_hashes, write_atomically
 from jaxllm.data.corpus import SplitName
 from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.dataset_folder import SourceCard
-from jaxllm.data.example_files import FilesExamplesConfig
 from jaxllm.data.example_record import ExampleRecord
-from jaxllm.data.example_sources import ExampleSourceConfig
+from jaxllm.data.example_sources import read_of_paths
 from jaxllm.data.example_table import Column, Table, column_dtype, spans_of
-from jaxllm.data.example_tables import TableExamplesConfig
 from jaxllm.data.examples import ExamplesConfig, options_of
 from jaxllm.data.missing import MissingData
 from jaxllm.data.prepare import tfds_name
@@ -80,11 +78,14 @@ class ExamplesCard(Config):
 
 
 def read_examples_card(folder: Path) -> ExamplesCard:
-    """The card of a folder. ValueError for one that is none."""
+    """The card of a folder. ValueError for none, or a damaged one, or another version's."""
     try:
         return ExamplesCard.model_validate_json((folder / CARD).read_bytes())
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise ValueError(f"{folder} is no folder of examples: {error}") from error
+    except ValidationError as error:
+        problem = f"is not what this version writes ({error.errors()[0]['msg']})"
+        raise _damaged(folder / CARD, problem) from error
 
 
 def holds(folder: Path, dataset: ExamplesConfig, tokenizer: Tokenizer) -> bool:
@@ -96,12 +97,15 @@ def holds(folder: Path, dataset: ExamplesConfig, tokenizer: Tokenizer) -> bool:
 
 
 def completed(dataset: ExamplesConfig, folder: Path | None) -> ExamplesConfig:
-    """See `ExamplesConfig.completed`; as in the folder that was made of it, where there is one."""
+    """See `ExamplesConfig.completed`; as in the folder that was made of it, where there is one.
+
+    A folder of other options, as of another field's classes, is not asked.
+    """
     if folder is not None and (folder / CARD).is_file():
         made = read_examples_card(folder).options
         known = {name: made.get(name) for name in dataset.unknown}
         whole = type(dataset).model_validate({**dataset.model_dump(), **known})
-        if not whole.unknown:
+        if not whole.unknown and options_of(whole).items() <= made.items():
             return whole
     return dataset.completed()
 
@@ -125,7 +129,7 @@ def prepare_examples(
         "format": FORMAT_VERSION,
         "content": [[hashes[str(path)] for path in found] for found in paths],
         "options": _options(dataset, tokenizer),
-        "files": [_read_of_paths(source) for source in dataset.sources],
+        "files": [read_of_paths(source) for source in dataset.sources],
         "tokenizer": tokenizer.fingerprint,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -152,13 +156,6 @@ def prepare_examples(
         write_atomically(made / CARD, card.model_dump_json(indent=2))
         made.rename(folder)
     return folder
-
-
-def _read_of_paths(source: ExampleSourceConfig) -> list[list[str]]:
-    """What records have of the paths of their files, beside what is in these."""
-    if isinstance(source, FilesExamplesConfig | TableExamplesConfig):
-        return source.read_of_paths()
-    return []
 
 
 def _options(dataset: ExamplesConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -247,8 +244,13 @@ def open_examples(folder: Path) -> dict[SplitName, Table]:
     ValueError for a folder that is none, or is damaged.
     """
     card = read_examples_card(folder)
-    held_out = np.load(folder / HELD_OUT)
-    columns = {name: _open_column(folder, name, one) for name, one in card.columns.items()}
+    held_out = _loaded(folder / HELD_OUT, np.dtype(bool), card.num_train + card.num_held_out)
+    if held_out.sum() != card.num_held_out:
+        raise _damaged(folder / HELD_OUT, f"holds out {held_out.sum()}, not {card.num_held_out}")
+    columns = {
+        name: _open_column(folder, name, one, num_examples=len(held_out))
+        for name, one in card.columns.items()
+    }
     whole = Table(columns, len(held_out), card.fingerprint)
     sides: dict[SplitName, np.ndarray] = {"train": ~held_out, "validation": held_out}
     return {
@@ -258,13 +260,32 @@ def open_examples(folder: Path) -> dict[SplitName, Table]:
     }
 
 
-def _open_column(folder: Path, name: str, card: ColumnCard) -> Column:
+def _open_column(folder: Path, name: str, card: ColumnCard, *, num_examples: int) -> Column:
     dtype = np.dtype(card.dtype).newbyteorder("<")
-    path = folder / f"{name}.bin"
-    if path.stat().st_size != card.num_values * dtype.itemsize:
-        raise ValueError(
-            f"{path} has {path.stat().st_size} bytes, not those of {card.num_values} values; it is "
-            "damaged: remove the folder, and it is made anew"
-        )
+    path, stops_path = folder / f"{name}.bin", folder / f"{name}.stops.npy"
+    size = path.stat().st_size if path.is_file() else 0
+    if size != card.num_values * dtype.itemsize:
+        raise _damaged(path, f"has {size} bytes, not those of {card.num_values} values")
+    stops = _loaded(stops_path, np.dtype(np.int64), num_examples)
+    is_in_order = (np.diff(stops, prepend=0) >= 0).all()
+    if not is_in_order or stops[-1] != card.num_values:
+        raise _damaged(stops_path, f"does not end one example behind the other in {path.name}")
     values = np.memmap(path, dtype, "r") if card.num_values else np.zeros(0, dtype)
-    return Column(values, spans_of(np.load(folder / f"{name}.stops.npy")))
+    return Column(values, spans_of(stops))
+
+
+def _loaded(path: Path, dtype: np.dtype, size: int) -> np.ndarray:
+    """An array of so many numbers. ValueError for a file that has another, or none."""
+    try:
+        found = np.load(path)
+    except (OSError, EOFError, ValueError) as error:
+        raise _damaged(path, f"cannot be read ({error})") from error
+    if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (dtype, (size,)):
+        raise _damaged(path, f"does not have {size} numbers of type {dtype}")
+    return found
+
+
+def _damaged(path: Path, problem: str) -> ValueError:
+    return ValueError(
+        f"{path} {problem}; it is damaged: remove the folder {path.parent}, and it is made anew"
+    )

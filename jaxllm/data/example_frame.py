@@ -65,11 +65,14 @@ def _around(
 ) -> Frame:
     pieces, types, at = [], [], 0
     for probe in probes:
-        start = next(
-            start
-            for start in range(at, len(ids))
-            if np.array_equal(ids[start : start + len(probe)], probe)
-        )
+        places = range(at, len(ids) - len(probe) + 1)
+        found = (n for n in places if np.array_equal(ids[n : n + len(probe)], probe))
+        start = next(found, None)
+        if start is None:
+            raise ValueError(
+                "the tokenizer encodes a text that stands between special tokens in another way "
+                "than the text alone, so rows cannot be made of it; choose another `data.tokenizer`"
+            )
         pieces.append(Piece(ids[at:start], type_ids[at:start]))
         types.append(int(type_ids[start]))
         at = start + len(probe)

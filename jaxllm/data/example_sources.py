@@ -198,3 +198,10 @@ ExampleSourceConfig = Annotated[
     | SquadExamplesConfig,
     Field(discriminator="type"),
 ]
+
+
+def read_of_paths(source: ExampleSourceConfig) -> list[list[str]]:
+    """What records have of the paths of their files, beside what is in these, as JSON."""
+    if isinstance(source, FilesExamplesConfig | TableExamplesConfig):
+        return source.read_of_paths()
+    return []

@@ -44,7 +44,11 @@ class Column:
 
     def scalars(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """The first value of each of these examples, in memory."""
-        return np.asarray(self._values[self._spans[np.asarray(numbers, np.int64), 0]])
+        return self.values_at(np.asarray(numbers, np.int64), 0)
+
+    def values_at(self, numbers: np.ndarray, places: np.ndarray | int) -> np.ndarray:
+        """Of each of these examples the value at a place, from 0, in memory."""
+        return np.asarray(self._values[self._spans[numbers, 0] + places])
 
     def select(self, numbers: np.ndarray) -> "Column":
         """The column of these examples, in this order."""

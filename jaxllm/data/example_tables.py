@@ -4,7 +4,6 @@ import csv
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -69,7 +68,7 @@ def _rows(path: Path) -> Iterator[ExampleRecord]:
     """The rows of one table, each under the line that it begins in."""
     plain_name = path.name.removesuffix(".gz").removesuffix(".zst")
     is_tsv = plain_name.endswith((".tsv", ".tab"))
-    with open_stream(str(path)) as file, _long_fields():
+    with open_stream(str(path)) as file:
         lines = _decoded(file, path)
         if is_tsv:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -78,7 +77,7 @@ def _rows(path: Path) -> Iterator[ExampleRecord]:
         header: list[str] | None = None
         first = 1
         try:
-            for cells in reader:
+            for cells in _long_rows(reader):
                 where, first = f"{path}:{first}", reader.line_num + 1
                 if header is None:
                     header = _header(cells, where)
@@ -106,14 +105,20 @@ def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[str]:
             raise DatasetError(PATHS, f"{path}:{number}: not UTF-8: {error.reason}") from error
 
 
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Lets a cell be as long as a text may be; csv allows 128 KiB by itself."""
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
+def _long_rows(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Lets a cell be as long as a text may be; csv allows 128 KiB by itself.
+
+    Only while a row is read, as what others read between two rows has the limit too.
+    """
+    while True:
+        limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        try:
+            row = next(rows, None)
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield row
 
 
 def _path(template: str, record: ExampleRecord) -> Path:

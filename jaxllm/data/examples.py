@@ -4,6 +4,7 @@ A format of a task is one class and one file: which fields of a record it reads,
 them on disk, and the rows that it makes of that.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
@@ -91,6 +92,7 @@ class ExamplesConfig(Weighted):
         """With what is `unknown`; the source may be read for that."""
         return self
 
+    @abstractmethod
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
     ) -> list[Encoded]:
@@ -100,23 +102,25 @@ class ExamplesConfig(Weighted):
         is asked; then a column with `label` in its name is left out. DatasetError, naming the
         record, for one that is no example.
         """
-        raise NotImplementedError
 
     def options_with(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """What of a tokenizer decides the examples beside the ids that it gives, as JSON."""
         return {}
 
+    @abstractmethod
     def texts(self, record: ExampleRecord) -> list[str]:
-        """What a tokenizer may learn from a record."""
-        raise NotImplementedError
+        """What a tokenizer may learn from a record, as `encode` reads it; none where it has none.
 
+        DatasetError, naming the record, for one without them.
+        """
+
+    @abstractmethod
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> ExampleRows:
         """The rows of a table, of `length` positions. ValueError where nothing fits into these."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shapes(self, rows: int, length: int) -> Shapes:
         """Shapes and dtypes of the fields of a batch, with `example_index`."""
-        raise NotImplementedError
 
     def told(self, splits: Sequence[ExampleRows], *, name: str, length: int) -> list[str]:
         """What a user is told of the rows of all splits, a sentence each: what they leave out.

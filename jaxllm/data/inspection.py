@@ -27,9 +27,11 @@ class RowSegment:
 
 
 def decode_row(batch: Batch, row: int, tokenizer: Tokenizer) -> list[RowSegment]:
-    """The segments of one row of a batch, in order."""
+    """The segments of one row of a batch, in order; a pair of texts that has one is two."""
     segments_T = batch["segment_ids"][row]
-    starts = np.flatnonzero(np.diff(segments_T, prepend=-1))
+    types_T = batch["token_types"][row] if "token_types" in batch else np.zeros_like(segments_T)
+    is_other_T = np.diff(segments_T, prepend=-1) | np.diff(types_T, prepend=0)
+    starts = np.flatnonzero(is_other_T)
     stops = [*starts[1:], len(segments_T)]
     return [
         RowSegment(

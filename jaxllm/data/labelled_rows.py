@@ -77,8 +77,10 @@ class LabelledRows:
     @property
     def sizes(self) -> np.ndarray:
         """How many positions of each row are no filling, (num_rows,)."""
-        longest = np.repeat(-(-self._sizes // self._parts), self._parts)
-        return np.minimum(longest, self._room) + self._frame.num_special
+        sizes, parts = (np.repeat(of, self._parts) for of in (self._sizes, self._parts))
+        part = np.arange(self.num_rows) - np.repeat(self._stops - self._parts, self._parts)
+        here = sizes * (part + 1) // parts - sizes * part // parts
+        return np.minimum(here, self._room) + self._frame.num_special
 
     @property
     def truncated(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from jaxllm.data.batch import Shapes
+from jaxllm.data.dataset_error import DatasetError
 from jaxllm.data.example_frame import frame_of
 from jaxllm.data.example_record import ExampleRecord
 from jaxllm.data.example_sources import TfdsExamplesConfig
@@ -131,10 +132,17 @@ class LabelledTextsConfig(ExamplesConfig):
             num_classes=len(self.class_names or ()),
         )
 
+    def _number_of(self, record: ExampleRecord) -> float:
+        number, most = record.number(self.label, key="label"), float(np.finfo(np.float32).max)
+        if abs(number) > most:
+            problem = f"{self.label!r} is {number:g}; give a number of at most {most:g}"
+            raise DatasetError("label", f"{record.where}: {problem}")
+        return number
+
     def _label_of(self, record: ExampleRecord) -> np.ndarray:
         """The class, a flag for each class, or the number."""
         if self.label_kind == "number":
-            return np.asarray([record.number(self.label, key="label")], np.float32)
+            return np.asarray([self._number_of(record)], np.float32)
         if self.label_edges is not None:
             number = record.number(self.label, key="label")
             return np.asarray([bisect_right(self.label_edges, number)], np.int32)

@@ -116,7 +116,15 @@ class TrainLoader:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError, showing the difference, when a state is of other batches."""
-        differences = list(_differences("", state["fingerprint"], self._fingerprint))
+        saved = state["fingerprint"]
+        differences = list(_differences("", saved, self._fingerprint))
+        # A mixture is drawn in the order of its names, which JSON keeps.
+        names = list(saved["data"]["datasets"])
+        if names != self._names and set(names) == set(self._names):
+            differences.append(
+                f"data.datasets: in the order {', '.join(names)} in the checkpoint, "
+                f"{', '.join(self._names)} now"
+            )
         if state["next_row"] % self._batch_size:
             differences.append(
                 f"data.global_batch_size: row {state['next_row']} is not where a batch of "

@@ -152,10 +152,10 @@ class DataConfig(Config):
                     )
             elif isinstance(dataset, ExamplesConfig) and tokenizer is not None:
                 known = folders.get(name)
-                if known is not None and holds(known, dataset, tokenizer):
-                    found[name] = as_path(known)
-                    continue
                 with missing.told_last(), of_dataset(name):
+                    if known is not None and holds(known, dataset, tokenizer):
+                        found[name] = as_path(known)
+                        continue
                     found[name] = prepare_examples(
                         dataset,
                         tokenizer=tokenizer,

@@ -58,6 +58,9 @@ class PicturesConfig(ExamplesConfig):
         """The names of the classes, in order."""
         return self.labels
 
+    def texts(self, record: ExampleRecord) -> list[str]:
+        return []
+
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
     ) -> list[Encoded]:

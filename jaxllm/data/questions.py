@@ -54,13 +54,17 @@ class QuestionsConfig(ExamplesConfig):
     """What is kept: see `QuestionRows`."""
     read_only: ClassVar[frozenset[str]] = frozenset({"overlap"})
 
+    def texts(self, record: ExampleRecord) -> list[str]:
+        question = record.text(self.question, key="question")
+        return [question, record.text(self.context, key="context")]
+
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
     ) -> list[Encoded]:
-        context = record.text(self.context, key="context")
+        question, context = self.texts(record)
         ids, places = encode_placed(tokenizer, context)
         fields = {
-            "question": tokenizer.encode(record.text(self.question, key="question")),
+            "question": tokenizer.encode(question),
             "tokens": ids,
             "places": places.ravel().astype(np.int32),
             "text": np.frombuffer(context.encode("utf-8"), np.uint8),
@@ -105,8 +109,9 @@ class QuestionsConfig(ExamplesConfig):
     def _answer(self, record: ExampleRecord, context: str, text: Any, start: Any) -> Answer:
         if not isinstance(text, str) or not text.strip():
             raise self._error(record, f"{text!r} is no text")
-        if not isinstance(start, int) or context[max(start, 0) :][: len(text)] != text:
-            there = context[start : start + len(text)] if isinstance(start, int) else ""
+        is_place = isinstance(start, int) and not isinstance(start, bool) and start >= 0
+        if not is_place or not context.startswith(text, start):
+            there = context[start : start + len(text)] if is_place else ""
             found = context.find(text)
             advice = f"it begins at {found}" if found >= 0 else f"it is nowhere in {self.context!r}"
             raise self._error(

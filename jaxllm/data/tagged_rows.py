@@ -1,6 +1,7 @@
 """Rows of tagged words: each a text, or as many of its words as a row holds.
 
-B rows of a read, T = sequence length, W words. The fields of a batch, beside those of `numbered`:
+N texts. B rows of a read, T = sequence length, W words. The fields of a batch, beside those of
+`numbered`:
 
     tokens       int32   (B, T)  the text with its special tokens, filled up
     segment_ids  int32   (B, T)  1 where there is text, 0 where there is filling
@@ -18,7 +19,7 @@ import numpy as np
 
 from jaxllm.data.batch import Batch, Shapes, field_shape
 from jaxllm.data.example_frame import Frame
-from jaxllm.data.example_table import Table
+from jaxllm.data.example_table import Column, Table
 from jaxllm.data.framed_texts import check_room, framed_texts
 
 
@@ -53,14 +54,10 @@ class TaggedRows:
         self._table, self._frame, self._length = table, frame, length
         self._room = length - frame.num_special
         self.num_examples = table.num_examples
-        parts, lost = [], []
-        for number in range(table.num_examples):
-            found = cut(table["starts"][number], len(table["tokens"][number]), self._room)
-            parts += [(number, *part) for part in found]
-            lost.append(sum(_lost(part, self._room) for part in found))
-        self._parts = np.asarray(parts, np.int64)
-        self.truncated = sum(count > 0 for count in lost), sum(lost)
+        self._parts = cut(table["starts"], table["tokens"].sizes, self._room)
         self.num_rows = len(self._parts)
+        lost = np.maximum(self._parts[:, 4] - self._parts[:, 3] - self._room, 0)
+        self.truncated = len(np.unique(self._parts[lost > 0, 0])), int(lost.sum())
         around = [[piece.ids.tolist(), piece.types.tolist()] for piece in frame.pieces]
         identity = [table.fingerprint, around, *frame[1:]]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
@@ -120,24 +117,49 @@ class TaggedRows:
         return text, self._table["places"][number].reshape(-1, 4)
 
 
-def cut(starts: np.ndarray, num_tokens: int, room: int) -> list[Part]:
-    """A text as parts of whole words, each of as many as `room` tokens hold, and at least one.
+def cut(starts: Column, num_tokens: np.ndarray, room: int) -> np.ndarray:
+    """Texts as parts of whole words, each of as many as `room` tokens hold, and at least one.
 
-    starts: the first token of each word. A word may have more tokens than there is room.
+    starts: the first token of each word of N texts, each of which has a word; num_tokens: how many
+    tokens each has, (N,). A word may have more tokens than there is room.
+    Returns the number of the text and then the fields of `Part`, of all parts in order, (parts, 5).
     """
-    bounds = np.append(starts, num_tokens)
-    parts, first = [], 0
-    while first < len(starts):
-        begin = int(bounds[first])
+    texts_N = np.arange(len(num_tokens))
+    firsts_N = np.zeros_like(texts_N)
+    found = []
+    while len(texts_N):  # one part of each text that is not at its end
+        words_N = starts.sizes[texts_N]
+        begins_N = _bounds(starts, num_tokens, texts_N, firsts_N)
         # The last word that begins where there is room for all of those before it.
-        stop = int(np.searchsorted(bounds, begin + room, side="right")) - 1
+        stops_N = _last_within(starts, num_tokens, texts_N, begins_N + room)
         # A word alone, behind those that have no token.
-        alone = int(np.searchsorted(bounds, begin, side="right"))
-        stop = max(stop, min(alone, len(starts)))
-        parts.append(Part(first, stop, begin, int(bounds[stop])))
-        first = stop
-    return parts
+        alone_N = _last_within(starts, num_tokens, texts_N, begins_N) + 1
+        stops_N = np.maximum(stops_N, np.minimum(alone_N, words_N))
+        ends_N = _bounds(starts, num_tokens, texts_N, stops_N)
+        found.append(np.stack([texts_N, firsts_N, stops_N, begins_N, ends_N], axis=-1))
+        goes_on_N = stops_N < words_N
+        texts_N, firsts_N = texts_N[goes_on_N], stops_N[goes_on_N]
+    parts = np.concatenate(found)
+    return parts[np.argsort(parts[:, 0], kind="stable")]
 
 
-def _lost(part: Part, room: int) -> int:
-    return max(part.stop_token - part.first_token - room, 0)
+def _bounds(
+    starts: Column, num_tokens: np.ndarray, texts_N: np.ndarray, words_N: np.ndarray
+) -> np.ndarray:
+    """With which token a word of each text begins, and behind the last word the text ends, (N,)."""
+    last_N = starts.sizes[texts_N] - 1
+    begins_N = starts.values_at(texts_N, np.minimum(words_N, last_N)).astype(np.int64)
+    return np.where(words_N > last_N, num_tokens[texts_N], begins_N)
+
+
+def _last_within(
+    starts: Column, num_tokens: np.ndarray, texts_N: np.ndarray, limits_N: np.ndarray
+) -> np.ndarray:
+    """The last word of each text whose bound is not above a limit, by bisection, (N,)."""
+    low_N, high_N = np.zeros_like(texts_N), starts.sizes[texts_N]
+    while (low_N < high_N).any():
+        middle_N = (low_N + high_N + 1) // 2
+        is_within_N = _bounds(starts, num_tokens, texts_N, middle_N) <= limits_N
+        low_N = np.where(is_within_N, middle_N, low_N)
+        high_N = np.where(is_within_N, high_N, middle_N - 1)
+    return low_N

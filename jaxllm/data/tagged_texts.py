@@ -35,6 +35,11 @@ class Words(NamedTuple):
     places: list[tuple[int, int]]
     told: list[tuple[int, int]]
 
+    @property
+    def inner(self) -> str:
+        """The text from its first word to its last; white space around is no token of a row."""
+        return self.text[self.places[0][0] : self.places[-1][1]]
+
 
 class TaggedTextsConfig(ExamplesConfig):
     """Texts whose words have tags.
@@ -72,28 +77,37 @@ class TaggedTextsConfig(ExamplesConfig):
         """The tags, in order."""
         return self.tags
 
+    def texts(self, record: ExampleRecord) -> list[str]:
+        return [self._words(record).inner]
+
     def encode(
         self, record: ExampleRecord, tokenizer: Tokenizer, *, is_labelled: bool = True
     ) -> list[Encoded]:
-        is_list = self.words in record.fields or TEXT not in record.fields
-        words = _joined(record, self.words) if is_list else _found(record)
-        # White space around the words is no token of a row.
-        begin, end = words.places[0][0], words.places[-1][1]
-        ids, places = encode_placed(tokenizer, words.text[begin:end])
+        words = self._words(record)
+        ids, places = encode_placed(tokenizer, words.inner)
         word_places = np.asarray(words.places, np.int64)
-        fields = {"tokens": ids, "starts": first_tokens(places + begin, word_places)}
+        starts = first_tokens(places + words.places[0][0], word_places)
+        fields = {"tokens": ids, "starts": starts}
         if not is_labelled:
             both = np.concatenate([word_places, np.asarray(words.told, np.int64)], axis=-1)
             text = np.frombuffer(words.text.encode("utf-8"), np.uint8)
             return [{**fields, "text": text, "places": both.ravel().astype(np.int32)}]
-        tags = self._listed_tags(record, words) if is_list else self._told_tags(record, words)
-        return [{**fields, "label": np.asarray(tags, np.int32)}]
+        tags = self._told_tags if self._is_text(record) else self._listed_tags
+        fields["label"] = np.asarray(tags(record, words), np.int32)
+        return [fields]
 
     def rows(self, table: Table, length: int, *, tokenizer: Tokenizer) -> TaggedRows:
         return TaggedRows(table, length, frame=frame_of(tokenizer, num_texts=1))
 
     def shapes(self, rows: int, length: int) -> Shapes:
         return tagged_shapes(rows, length)
+
+    def _is_text(self, record: ExampleRecord) -> bool:
+        """Whether a record has a text, and not a list of words."""
+        return TEXT in record.fields and self.words not in record.fields
+
+    def _words(self, record: ExampleRecord) -> Words:
+        return _found(record) if self._is_text(record) else _joined(record, self.words)
 
     def _listed_tags(self, record: ExampleRecord, words: Words) -> list[int]:
         given = record.listed(self.tag, key="tag")

@@ -19,6 +19,11 @@ def whole_form(given: Any) -> Any:
     """
     if not isinstance(given, dict) or given.get("type") != "tfds":
         return given
+    # What would be overwritten, and so not be heeded.
+    if "source" in given:
+        raise ValueError("a dataset of type tfds is its own source; give name, split and data_dir")
+    if given.get("validation_split") is not None and given.get("validation_source") is not None:
+        raise ValueError("give validation_split or validation_source, not both")
     own = {name: given[name] for name in _TFDS_SOURCE if name in given}
     whole = {name: value for name, value in given.items() if name not in own}
     whole |= {"type": "labelled_texts", "source": {"type": "tfds", **own}}

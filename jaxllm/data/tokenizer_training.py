@@ -10,6 +10,7 @@ from typing import Any
 from jaxllm.data.content import content_hashes
 from jaxllm.data.corpus import NOT_CONTENT, CorpusConfig, read_documents
 from jaxllm.data.dataset_error import DatasetError, of_dataset
+from jaxllm.data.example_sources import read_of_paths
 from jaxllm.data.examples import ExamplesConfig, options_of
 from jaxllm.data.remote_files import exists, fetch_folder, send_folder
 from jaxllm.data.sentence_pieces import SentencePieceTokenizerConfig, first_bytes
@@ -72,6 +73,8 @@ def _sample(
     if validation_every == 1:  # held out whole, for scoring only
         return []
     with of_dataset(name):
+        if isinstance(corpus, ExamplesConfig):
+            raise DatasetError("source", "it has no record with text to train a tokenizer on")
         raise DatasetError(
             "corpus",
             "the corpus is empty or missing: it has no document with text to train a tokenizer on",
@@ -111,7 +114,9 @@ def _identity(
     with of_dataset(name):
         if isinstance(corpus, ExamplesConfig):
             hashes = content_hashes(corpus.source.all_files(), cache=root / "content-hashes.json")
-            return [list(hashes.values()), options_of(corpus)]
+            of_paths = read_of_paths(corpus.source)
+            identity = [list(hashes.values()), options_of(corpus)]
+            return [*identity, of_paths] if of_paths else identity
         hashes = content_hashes(corpus.build().files(), cache=root / "content-hashes.json")
     return [
         list(hashes.values()),

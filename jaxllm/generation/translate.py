@@ -65,14 +65,14 @@ class Translator:
         ValueError if a source is empty or exceeds the model's positions.
         """
         if self.search.num_beams > 1:
-            return [found[0].ids for found in self.ranked(params, sources)]
+            return [found[0].ids if found else [] for found in self.ranked(params, sources)]
         new_BM = jax.device_get(self._greedy(params, *self._padded(sources)))
         return [self._targets.until_stop(row.tolist()) for row in new_BM]
 
     def ranked(self, params: Nested, sources: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
         """As `__call__`, up to num_beams targets of each source with their scores, best first.
 
-        There are fewer where fewer were ever possible, at least one.
+        There are fewer where fewer were ever possible, at least one; none of logits that are NaN.
         """
         ended = jax.device_get(self._beams(params, *self._padded(sources)))
         return [

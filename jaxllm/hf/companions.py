@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.containment import contained
+from jaxllm.models import EncoderDecoderConfig
 
 GENERATION_FILE = "generation_config.json"
 _PATTERNS = (
@@ -40,6 +41,21 @@ def copy_companions(source: Path, out: Path) -> None:
             name = path.relative_to(source)
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(contained(source, str(name)), out / name)
+
+
+def target_settings(config: Any) -> dict[str, Any]:
+    """What generation_config.json says of an encoder-decoder's targets; nothing of other networks.
+
+    Where the file is there, transformers does not look for them in config.json.
+    """
+    if not isinstance(config, EncoderDecoderConfig):
+        return {}
+    settings: dict[str, Any] = {"decoder_start_token_id": config.start_id}
+    if config.padding_id is not None:
+        settings |= {"pad_token_id": config.padding_id, "bad_words_ids": [[config.padding_id]]}
+    if config.forced_end_id is not None:
+        settings["forced_eos_token_id"] = config.forced_end_id
+    return settings
 
 
 def write_generation(folder: Path, *, ids: Mapping[str, Any], stop_ids: Sequence[int]) -> None:

@@ -54,9 +54,9 @@ NORMS: Names = (
 
 EXPERTS: Names = (
     ("moe.router.kernel", "mlp.gate.weight", "E D -> D E"),
-    ("moe.experts.gate", "mlp.experts.{expert}.gate_proj.weight", "F D -> D F"),
-    ("moe.experts.up", "mlp.experts.{expert}.up_proj.weight", "F D -> D F"),
-    ("moe.experts.down", "mlp.experts.{expert}.down_proj.weight", "D F -> F D"),
+    ("moe.experts.gate.kernel", "mlp.experts.{expert}.gate_proj.weight", "F D -> D F"),
+    ("moe.experts.up.kernel", "mlp.experts.{expert}.up_proj.weight", "F D -> D F"),
+    ("moe.experts.down.kernel", "mlp.experts.{expert}.down_proj.weight", "D F -> F D"),
 )
 
 # With norms on both sides of each branch.

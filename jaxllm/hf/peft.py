@@ -7,8 +7,7 @@ side by side: A one below the other, B in blocks, with the rank of all together.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,30 +16,25 @@ import numpy as np
 
 from jaxllm.hf.base import Family
 from jaxllm.hf.model import DTYPES
+from jaxllm.hf.peft_config import module_of, rank_patterns, target_modules, task
+from jaxllm.hf.peft_experts import (
+    Theirs,
+    expert_parameters,
+    expert_tensors,
+    is_of_expert,
+    parameters_by_name,
+)
 from jaxllm.hf.published import abstract_module
 from jaxllm.hf.tensor_writer import Tensor, write_file
-from jaxllm.hf.view import Factors, View
+from jaxllm.hf.view import Factors
 from jaxllm.hf.weights import rows_of, tensors, theirs_of
 from jaxllm.models import EncoderConfig, EncoderDecoderConfig
 from jaxllm.nn.adapters import LoraConfig, is_adapter, without_adapters
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.parallel.axes import WeightSpec
 
-# Names, shapes and parts of their tensors, as `theirs_of` gives them.
-_Theirs = Sequence[tuple[str, tuple[int, ...], list[tuple[str, tuple[int, ...], View]]]]
-
 _HEAD = "label_head"
 _PREFIX = "base_model.model."
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "MTModel": "SEQ_2_SEQ_LM",
-}
-
 # PEFT looks for modules of the network that transformers makes of a folder. transformers 5 has
 # other names there than on disk for these.
 _LOADED_NAMES = {
@@ -52,7 +46,8 @@ _LOADED_NAMES = {
         ("attention.output.dense", "attention.o_proj"),
         ("intermediate.dense", "mlp.fc1"),
         ("output.dense", "mlp.fc2"),
-    )
+    ),
+    "mixtral": (("block_sparse_moe.", "mlp."),),
 }
 
 
@@ -91,7 +86,16 @@ def write_adapter(
     specs, rows = spec_dict(abstract_module(config)), family.rows(config)
     flat, on_disk = _flat(params), theirs_of(specs, rows_of(specs, rows))
     theirs = [(_loaded(name, family), shape, parts) for name, shape, parts in on_disk]
+    experts = expert_parameters(theirs, flat)
+    theirs = [one for one in theirs if not any(is_of_expert(path) for path, _, _ in one[2])]
     layers = dict(_layers(theirs, _flat(specs), flat))
+    named = parameters_by_name(family.model_type, layers, has_magnitude=adapter.has_magnitude)
+    parameters = sorted({*(one.name for one in experts), *(f"{name}.weight" for name in named)})
+    ranks = {one.name: adapter.rank * len(one.adapted) for one in experts} | {
+        f"{name}.weight" if name in named else name: adapter.rank
+        * sum(part.is_adapted for part in parts)
+        for name, parts in layers.items()
+    }
     own_paths = {path for path in _flat(trained) if not is_adapter(path)}
     modules = _modules(theirs, own_paths)
     _check(config, own_paths, modules=modules, layers=layers)
@@ -103,19 +107,22 @@ def write_adapter(
     found = [one._replace(name=_PREFIX + one.name) for one in whole if one.name.startswith(own)]
     for name, parts in layers.items():
         found += _tensors(f"{_PREFIX}{name}", parts, flat, adapter=adapter)
+    found += expert_tensors(experts, flat, prefix=_PREFIX)
     raw = {
         "peft_type": "LORA",
-        "task_type": _task(family.write_config(config)["architectures"][0]),
+        "task_type": task(family.write_config(config)["architectures"][0]),
         "base_model_name_or_path": base,
         "inference_mode": True,
         "bias": "none",
         "fan_in_fan_out": any(parts[0].factors.is_inputs_first for parts in layers.values()),
-        "lora_dropout": adapter.dropout,
+        # PEFT has none beside parameters, and for what is learned it does not matter any more.
+        "lora_dropout": 0.0 if parameters else adapter.dropout,
         "use_rslora": adapter.is_rank_stabilised,
         "use_dora": adapter.has_magnitude,
         "modules_to_save": modules or None,
-        "target_modules": _targets(layers, [name for name, _, _ in theirs]),
-        **_ranks(layers, adapter),
+        "target_modules": target_modules(layers.keys() - named, [name for name, _, _ in theirs]),
+        "target_parameters": parameters or None,
+        **rank_patterns(ranks, adapter),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "adapter_model.safetensors", sorted(found), DTYPES[dtype])
@@ -135,6 +142,12 @@ def _check(
         raise ValueError(
             f"{', '.join(sorted(both))}: PEFT has low-rank adapters beside a module, or saves the "
             "whole module, but not both; export the whole model, without --adapter"
+        )
+    experts = sorted(filter(is_of_expert, trained))
+    if experts:
+        raise ValueError(
+            f"{', '.join(experts)}: PEFT saves whole modules, and experts' matrices are none; "
+            "export the whole model, without --adapter"
         )
     if "embed.table" in trained and _has_shared_embedding(config):
         raise ValueError(
@@ -164,17 +177,8 @@ def _flat(tree: Nested) -> dict[str, Any]:
     }
 
 
-def _task(architecture: str) -> str | None:
-    return next((task for end, task in _TASKS.items() if architecture.endswith(end)), None)
-
-
-def _module(tensor: str) -> str:
-    """The name of the module that has a tensor."""
-    return tensor.rpartition(".")[0]
-
-
 def _layers(
-    theirs: _Theirs, specs: Mapping[str, WeightSpec], flat: Mapping[str, Any]
+    theirs: Theirs, specs: Mapping[str, WeightSpec], flat: Mapping[str, Any]
 ) -> Iterator[tuple[str, list[_Part]]]:
     """(name of a layer of theirs, its parts) where any of them has an adapter."""
     for name, _, parts in theirs:
@@ -183,7 +187,7 @@ def _layers(
             continue
         try:
             yield (
-                _module(name),
+                module_of(name),
                 [
                     _Part(path, numbers, seen.factors(len(specs[path].input_dims)), is_adapted)
                     for (path, numbers, seen), is_adapted in zip(parts, adapted, strict=True)
@@ -242,7 +246,7 @@ def _tensors(
     return found
 
 
-def _modules(theirs: _Theirs, trained: set[str]) -> list[str]:
+def _modules(theirs: Theirs, trained: set[str]) -> list[str]:
     """The modules of theirs with weights that were trained themselves, and the head of classes.
 
     PEFT looks for that head whenever a model has it.
@@ -253,38 +257,5 @@ def _modules(theirs: _Theirs, trained: set[str]) -> list[str]:
         if any(path.startswith(_HEAD) for path in paths):
             heads.add(name.partition(".")[0])
         elif paths & trained:
-            chosen.add(_module(name))
+            chosen.add(module_of(name))
     return sorted(heads | {name for name in chosen if name.partition(".")[0] not in heads})
-
-
-def _ranks(layers: Mapping[str, list[_Part]], adapter: LoraConfig) -> dict[str, Any]:
-    """Rank and alpha: what most layers have, and by name what others have."""
-    ranks = {
-        name: adapter.rank * sum(part.is_adapted for part in parts)
-        for name, parts in layers.items()
-    }
-
-    def alpha(rank: int) -> float:
-        return adapter.scale * (rank**0.5 if adapter.is_rank_stabilised else rank)
-
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {name: rank for name, rank in ranks.items() if rank != usual}
-    return {
-        "r": usual,
-        "lora_alpha": alpha(usual),
-        "rank_pattern": others,
-        "alpha_pattern": {name: alpha(rank) for name, rank in others.items()},
-    }
-
-
-def _targets(layers: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The layers by the last part of their names, or whole where others share that."""
-
-    def last(module: str) -> str:
-        return module.rpartition(".")[2]
-
-    there = Counter(last(module) for module in set(map(_module, names)))
-    mine = Counter(map(last, layers))
-    return sorted(
-        {last(name) if mine[last(name)] == there[last(name)] else name for name in layers}
-    )

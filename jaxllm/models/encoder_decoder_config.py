@@ -62,8 +62,11 @@ class EncoderDecoderConfig(BlockConfig):
     start_id: NonNegativeInt = 0
     """Token that every target begins with; it is read, never written."""
     padding_id: NonNegativeInt | None = None
-    """Token whose embedding is not trained where it is read, only as a row of a tied output
-    projection (Marian's padding, which is its start_id); null is none."""
+    """Token that is never written, and whose embedding is not trained where it is read, only as a
+    row of a tied output projection (Marian's padding, which is its start_id); null is none."""
+    forced_end_id: NonNegativeInt | None = None
+    """Token that ends a target of as many tokens as there may be, taken as certain (Marian's end);
+    null leaves the last one to the model, as T5 does."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """Adapters: what a network learns beside weights that stay, and its weights with that in them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import jax
@@ -7,10 +8,11 @@ from flax import nnx
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from jaxllm.nn.bottleneck import BottleneckConfig
-from jaxllm.nn.linear import Linear
+from jaxllm.nn.expert_matrix import ExpertMatrix
 from jaxllm.nn.lora import Lora, modules
+from jaxllm.nn.matrix import Matrix
 from jaxllm.nn.param import Nested, bind, spec_dict
-from jaxllm.nn.parts import matching
+from jaxllm.nn.parts import matches, matching
 from jaxllm.nn.quantised import QuantisedConfig, dequantised
 from jaxllm.parallel.layouts import weight_items
 from jaxllm.schema import Config
@@ -28,7 +30,8 @@ class LoraConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inputs that the product does not see, in a step of training."""
     targets: tuple[str, ...] = Field(min_length=1)
-    """Linear layers that have one, by patterns over their paths, as '*.attention.query'."""
+    """Linear layers and experts' matrices that have one, by patterns over their paths, as
+    '*.attention.query'."""
     also_trained: tuple[str, ...] = ()
     """Weights of the network itself that are trained too, by patterns over their paths, as a head
     that init_from does not have."""
@@ -50,19 +53,13 @@ class LoraConfig(Config):
 
         ValueError for a pattern without a layer, and where the layer cannot have what is asked.
         """
-        linears = dict(modules(model, Linear))
-        chosen = sorted(matching(self.targets, linears.keys(), key="adapter.targets"))
-        specs = {path: linears[path].spec for path in chosen}
-        outside = [path for path in chosen if "layers" not in specs[path].axes]
-        if self.dropout and outside:
-            raise ValueError(
-                f"adapter.dropout={self.dropout} reaches only what is inside of the blocks, and "
-                f"adapter.targets has {', '.join(outside)}; set adapter.dropout=0 or leave them out"
-            )
+        matrices = dict(modules(model, Matrix))
+        chosen = sorted(matching(self.targets, matrices.keys(), key="adapter.targets"))
+        self._check({path: matrices[path] for path in chosen})
         for number, path in enumerate(chosen):
-            linears[path].lora = Lora(
+            matrices[path].lora = Lora(
                 jax.random.fold_in(key, number),
-                specs[path],
+                matrices[path].spec,
                 rank=self.rank,
                 scale=self.scale,
                 rate=self.dropout,
@@ -70,6 +67,31 @@ class LoraConfig(Config):
             )
         if self.base is not None:
             quantise_blocks(self.base, model, trained=self.also_trained)
+
+    def _check(self, chosen: Mapping[str, Matrix]) -> None:
+        """ValueError where what is asked cannot be of all that was chosen, by path."""
+        outside = [path for path, one in chosen.items() if "layers" not in one.spec.axes]
+        if self.dropout and outside:
+            raise ValueError(
+                f"adapter.dropout={self.dropout} reaches only what is inside of the blocks, and "
+                f"adapter.targets has {', '.join(outside)}; set adapter.dropout=0 or leave them out"
+            )
+        experts = [path for path, one in chosen.items() if isinstance(one, ExpertMatrix)]
+        asked = [
+            name
+            for name, is_asked in (
+                (f"adapter.dropout={self.dropout}", self.dropout > 0),
+                ("adapter.has_magnitude=true", self.has_magnitude),
+            )
+            if is_asked
+        ]
+        if experts and asked:
+            broad = [one for one in self.targets if any(matches(one, path) for path in experts)]
+            raise ValueError(
+                f"{' and '.join(asked)}: not for the experts that a router chooses, and "
+                f"adapter.targets={broad} has {', '.join(experts)}; leave the option out, or "
+                "choose patterns that leave those out"
+            )
 
 
 AdapterConfig = Annotated[LoraConfig | BottleneckConfig, Field(discriminator="type")]
@@ -88,7 +110,7 @@ def quantise_blocks(base: QuantisedConfig, model: nnx.Module, *, trained: tuple[
     kept = matching(trained, paths, key="adapter.also_trained")
     chosen = {
         path: linear
-        for path, linear in modules(model, Linear)
+        for path, linear in modules(model, Matrix)
         if "layers" in linear.spec.axes and not is_adapter(path) and f"{path}.kernel" not in kept
     }
     if not chosen:
@@ -118,7 +140,7 @@ def without_adapters(tree: Nested) -> Nested:
 def merged(model: Any, params: Nested) -> Nested:
     """The weights of the network by itself that computes what it does with low-rank adapters."""
     whole = dequantised(without_adapters(params))
-    for path, linear in modules(bind(model, params), Linear):
+    for path, linear in modules(bind(model, params), Matrix):
         if linear.lora is not None:
             *folders, name = path.split(".")
             inner = whole
@@ -128,10 +150,10 @@ def merged(model: Any, params: Nested) -> Nested:
     return whole
 
 
-def _merged_kernel(linear: Linear) -> jax.Array:
+def _merged_kernel(linear: Matrix) -> jax.Array:
     """Of a layer, or of each in a stack of layers."""
 
-    def of_one(linear: Linear) -> jax.Array:
+    def of_one(linear: Matrix) -> jax.Array:
         return linear.weight
 
     merge = of_one

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.kernels.row_moves import from_slots, to_slots
+from jaxllm.nn.expert_matrix import Operands
 
-Kernels = dict[str, jax.Array]
+# By name, what each of an expert's products is made of.
+Kernels = dict[str, Operands]
 # (kernels, rows_SD grouped by expert, sizes_E of the groups) -> rows_SD; beyond them undefined.
 Network = Callable[[Kernels, jax.Array, jax.Array], jax.Array]
 
@@ -73,8 +75,31 @@ def across_devices(
     # As many rounds on every device, or some would wait for rows that nobody sends.
     num_rounds = jax.lax.pmax(jnp.max(-(-plan.queued_P // plan.places_C.size)), mesh_axes)
     a_round = partial(serve, network=network, num_local=num_experts // num_devices, axis=axis)
-    y_ND = all_rounds(a_round)((plan, num_rounds), x_ND, weights_NK, kernels)
+    integers, others = _parted(kernels)
+    y_ND = all_rounds(a_round)(((plan, integers), num_rounds), x_ND, weights_NK, others)
     return y_ND.astype(x_ND.dtype)
+
+
+def _parted(kernels: Kernels) -> tuple[Any, Any]:
+    """(the integers, which have no gradient; the others), each with None for the rest."""
+
+    def of_kind(is_integer: bool) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.integer) == is_integer else None,
+            kernels,
+        )
+
+    return of_kind(True), of_kind(False)
+
+
+def _joined(integers: Any, others: Any) -> Kernels:
+    """What `_parted` took apart."""
+    return jax.tree.map(
+        lambda one, other: other if one is None else one,
+        integers,
+        others,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 class Queue(NamedTuple):
@@ -146,17 +171,22 @@ def make_plan(choice_NK: jax.Array, *, num_experts: int, num_devices: int, headr
 
 
 def serve(
-    plan: Plan,
+    given: tuple[Plan, Any],
     index: jax.Array | int,
     x_ND: jax.Array,
     weights_NK: jax.Array,
-    kernels: Kernels,
+    others: Any,
     *,
     network: Network,
     num_local: int,
     axis: str,
 ) -> jax.Array:
-    """(N, D) -> (N, D) float32: what round `index` adds to the weighted sums."""
+    """(N, D) -> (N, D) float32: what round `index` adds to the weighted sums.
+
+    given: the plan, and the integers among the kernels. others: the rest of them.
+    """
+    plan, integers = given
+    kernels = _joined(integers, others)
     capacity, num_devices = plan.places_C.size, plan.queued_P.size
     num_slots = num_devices * capacity
     first = index * capacity  # place in every queue
@@ -200,34 +230,34 @@ UNEVEN_LOADS = "uneven_loads"
 
 
 def all_rounds(a_round: Callable) -> Callable:
-    """((plan, num_rounds), *inputs) -> sum over rounds of a_round(plan, index, *inputs).
+    """((given, num_rounds), *inputs) -> sum over rounds of a_round(given, index, *inputs).
 
-    The first round is differentiated as usual; the others are a loop of unknown length, which JAX
-    cannot reverse, so that its backward pass is another such loop.
+    given: what has no gradient. The first round is differentiated as usual; the others are a loop
+    of unknown length, which JAX cannot reverse, so that its backward pass is another such loop.
     """
 
     @jax.custom_vjp
-    def run(scheme: tuple[Plan, jax.Array], *inputs: Any) -> jax.Array:
+    def run(scheme: tuple[Any, jax.Array], *inputs: Any) -> jax.Array:
         return later(scheme, inputs, a_round(scheme[0], 0, *inputs))
 
-    def later(scheme: tuple[Plan, jax.Array], inputs: tuple, total: jax.Array) -> jax.Array:
-        plan, num_rounds = scheme
+    def later(scheme: tuple[Any, jax.Array], inputs: tuple, total: jax.Array) -> jax.Array:
+        given, num_rounds = scheme
 
         def step(index: jax.Array, total: jax.Array) -> jax.Array:
-            return total + a_round(plan, index, *inputs)
+            return total + a_round(given, index, *inputs)
 
         with jax.named_scope(UNEVEN_LOADS):
             return jax.lax.fori_loop(1, num_rounds, step, total)
 
-    def forward(scheme: tuple[Plan, jax.Array], *inputs: Any) -> tuple[jax.Array, tuple]:
+    def forward(scheme: tuple[Any, jax.Array], *inputs: Any) -> tuple[jax.Array, tuple]:
         total, pull = jax.vjp(partial(a_round, scheme[0], 0), *inputs)
         return later(scheme, inputs, total), (pull, scheme, inputs)
 
     def backward(saved: tuple, gradient: jax.Array) -> tuple:
-        pull, (plan, num_rounds), inputs = saved
+        pull, (given, num_rounds), inputs = saved
 
         def step(index: jax.Array, total: tuple) -> tuple:
-            _, pull = jax.vjp(partial(a_round, plan, index), *inputs)
+            _, pull = jax.vjp(partial(a_round, given, index), *inputs)
             return jax.tree.map(jnp.add, total, pull(gradient))
 
         with jax.named_scope(UNEVEN_LOADS):

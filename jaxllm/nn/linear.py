@@ -1,4 +1,4 @@
-"""The one place where an activation meets a weight matrix.
+"""Where an activation meets a weight matrix; beside it only `expert_matrix`, for one of many.
 
 Adapters and quantisation replace this object; nothing else multiplies by a weight.
 """
@@ -7,28 +7,22 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxllm.kernels.matmul import matmul
-from jaxllm.nn.lora import Lora
+from jaxllm.nn.matrix import Matrix
 from jaxllm.nn.param import Initializer, declare, zeros
-from jaxllm.nn.quantised import Quantised, QuantisedConfig
+from jaxllm.nn.quantised import Quantised
 from jaxllm.parallel.axes import Axis, Role, WeightSpec
 
 # Name and size of each dimension, in order.
 Dims = dict[Axis, int]
 
 
-class Linear(nnx.Module):
+class Linear(Matrix):
     """y = x W + b over named dimensions: sums over `inputs`, produces `outputs`.
 
     W has shape (*inputs, *outputs) and b (*outputs). x ends in the input dimensions.
-    kernel: W, or integers and scales that stay for it. lora: what is learned beside W, see
-    `adapters`.
     """
-
-    kernel: nnx.Param | Quantised
-    lora: Lora | None = None
 
     def __init__(
         self,
@@ -49,7 +43,7 @@ class Linear(nnx.Module):
             output_dims=tuple(range(num_inputs, num_inputs + num_outputs)),
         )
         self.num_inputs = num_inputs
-        self.kernel = declare(key, spec, init)
+        super().__init__(key, spec, init)
         self.bias = declare(key, _bias_spec(outputs), zeros) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,43 +73,6 @@ class Linear(nnx.Module):
         assert len(self._shape) == 3, self._shape
         assert self.bias is None, "it belongs to no input of a head"
         return self.weight.astype(like.dtype)
-
-    @property
-    def spec(self) -> WeightSpec:
-        """The declaration of W."""
-        return self._leaf.get_metadata("spec")
-
-    def quantise(self, config: QuantisedConfig, *, path: str) -> None:
-        """Let integers and scales stand for W from now on, in place. path: of the layer.
-
-        ValueError for a tile that does not divide the inputs.
-        """
-        assert isinstance(self.kernel, nnx.Param), f"{path} is quantised already"
-        self.kernel = Quantised(self.kernel, config=config, path=f"{path}.kernel")
-
-    @property
-    def _leaf(self) -> nnx.Param:
-        """What has the shape of W."""
-        return self.kernel.integers if isinstance(self.kernel, Quantised) else self.kernel
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return self._leaf[...].shape
-
-    @property
-    def _kernel(self) -> jax.Array:
-        """W in float32."""
-        kernel = self.kernel
-        return kernel.dequantised() if isinstance(kernel, Quantised) else kernel[...]
-
-    @property
-    def weight(self) -> jax.Array:
-        """W with all that was learned beside it, in float32."""
-        kernel = self._kernel
-        if self.lora is None:
-            return kernel
-        num_inputs = math.prod(kernel.shape[: self.num_inputs])
-        return self.lora.merged(kernel.reshape(num_inputs, -1)).reshape(kernel.shape)
 
 
 def _bias_spec(outputs: Dims) -> WeightSpec:

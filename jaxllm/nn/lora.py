@@ -78,10 +78,16 @@ class Lora(nnx.Module):
         squares_O = jnp.sum(jnp.square(kernel_IO), axis=0)
         # The difference of the squares, so that without a change the quotient is one to the bit.
         more_O = jnp.sum(change_IO * (2 * kernel_IO + change_IO), axis=0)
-        length_O = jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(squares_O + more_O, 0)))
-        wanted_O = jnp.sqrt(squares_O) + self.magnitude[...].reshape(-1)
+        length_O = jax.lax.stop_gradient(_root(squares_O + more_O))
+        wanted_O = _root(squares_O) + self.magnitude[...].reshape(-1)
         is_some_O = length_O > 0
         return jnp.where(is_some_O, wanted_O / jnp.where(is_some_O, length_O, 1.0), 1.0)
+
+
+def _root(squares: jax.Array) -> jax.Array:
+    """The square root; zero, and flat, where there is nothing to take one of."""
+    is_some = squares > 0
+    return jnp.where(is_some, jnp.sqrt(jnp.where(is_some, squares, 1.0)), 0.0)
 
 
 def _specs(kernel: WeightSpec, rank: int) -> tuple[WeightSpec, WeightSpec, WeightSpec]:

@@ -19,7 +19,7 @@ def matching(patterns: Iterable[str], paths: Collection[str], *, key: str) -> se
     """
     found: set[str] = set()
     for pattern in patterns:
-        chosen = {path for path in paths if _matches(pattern, path)}
+        chosen = {path for path in paths if matches(pattern, path)}
         if not chosen:
             shown = sorted(paths)
             more = [f"  ... and {len(shown) - _SHOWN} more"] if shown[_SHOWN:] else []
@@ -29,7 +29,8 @@ def matching(patterns: Iterable[str], paths: Collection[str], *, key: str) -> se
     return found
 
 
-def _matches(pattern: str, path: str) -> bool:
+def matches(pattern: str, path: str) -> bool:
+    """Whether a pattern is one of a path, or of what is above it."""
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
 
 

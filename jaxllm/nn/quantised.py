@@ -5,7 +5,7 @@ where it is used, because most runs have no such weights.
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -33,7 +33,8 @@ class QuantisedConfig(Config):
     dtype: QuantisedDtype = "int4"
     """Integers of 8 bits or of 4."""
     tile: PositiveInt | None = None
-    """Inputs of an output that share a scale, a float32; null is all of them."""
+    """Inputs of an output that share a scale, a float32; null is all of them for int8, and for int4
+    64 as in QLoRA, or the largest number below that divides them."""
 
     def check_installed(self) -> None:
         """ValueError without the package that rounds."""
@@ -49,25 +50,32 @@ class QuantisedConfig(Config):
         A tile is of inputs next to each other, the last dimension of inputs first. ValueError for
         a size that does not divide them.
         """
-        shape, axes = list(kernel.shape), list(kernel.axes)
-        left = kernel.fan_in if self.tile is None else self.tile
-        for dim in reversed(kernel.input_dims):
-            size = kernel.shape[dim]
-            shared = min(left, size)
-            if size % shared or left % shared:
-                raise ValueError(
-                    f"adapter.base.tile={self.tile} does not divide the inputs of {path}, "
-                    f"{_inputs(kernel)}; choose a divisor of the last number, or a multiple of it "
-                    "that goes on dividing, or null"
-                )
-            shape[dim], left = size // shared, left // shared
-            axes[dim] = _TILE if shape[dim] == 1 else axes[dim]
-        if left > 1:
+        sizes = [kernel.shape[dim] for dim in kernel.input_dims]
+        tiles = self._tiles(sizes)
+        if tiles is None:
             raise ValueError(
-                f"adapter.base.tile={self.tile} is more than the {kernel.fan_in} inputs of {path}; "
-                "choose a divisor, or null for all of them"
+                f"adapter.base.tile={self.tile} does not divide the {_product(sizes)} inputs of "
+                f"{path}; choose a divisor of the last number, or a multiple of it that goes on "
+                "dividing, or null"
             )
+        shape, axes = list(kernel.shape), list(kernel.axes)
+        for dim, number in zip(kernel.input_dims, tiles, strict=True):
+            shape[dim] = number
+            axes[dim] = _TILE if number == 1 else axes[dim]
         return replace(kernel, shape=tuple(shape), axes=tuple(axes), role="scale")
+
+    def _tiles(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
+        """How many tiles there are along each dimension of inputs; None where they do not fit."""
+        if self.tile is not None:
+            return _cut(sizes, self.tile)
+        if self.dtype == "int8":
+            return (1,) * len(sizes)
+        fitting = (_cut(sizes, tile) for tile in range(_INT4_TILE, 0, -1))
+        return next(tiles for tiles in fitting if tiles is not None)
+
+
+# Numbers of four bits that share a scale: arXiv:2305.14314, section 3.
+_INT4_TILE = 64
 
 
 _TILE: Axis = "tile"
@@ -241,5 +249,17 @@ def _placed(layout: Layout, scale: WeightSpec) -> WeightSpec:
     return replace(scale, axes=tuple(axes))
 
 
-def _inputs(kernel: WeightSpec) -> str:
-    return " x ".join(str(kernel.shape[dim]) for dim in kernel.input_dims)
+def _cut(sizes: Sequence[int], tile: int) -> tuple[int, ...] | None:
+    """The tiles along each dimension, of neighbours in the last first; None if they do not fit."""
+    found, left = [], tile
+    for size in reversed(sizes):
+        shared = min(left, size)
+        if size % shared or left % shared:
+            return None
+        found.append(size // shared)
+        left //= shared
+    return tuple(reversed(found)) if left == 1 else None
+
+
+def _product(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))

@@ -92,6 +92,8 @@ class Objective(Config):
     """The fields of a batch that the objective reads."""
     is_likelihood_of_text: ClassVar[bool] = False
     """Whether the sum over a text is its likelihood."""
+    texts_per_row: ClassVar[int] = 1
+    """Texts of a row that the network reads, each of data.sequence_length tokens."""
     loss_unit: ClassVar[str] = "nats per token"
     """What the loss that is shown counts, and of what it is the mean."""
 

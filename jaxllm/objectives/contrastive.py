@@ -35,6 +35,7 @@ class Contrastive(PredictingObjective):
     pooling: Literal["mean", "first"] = "mean"
     """What stands for a text: the mean of its tokens' states, or the state of the first."""
 
+    texts_per_row: ClassVar[int] = 2
     loss_unit: ClassVar[str] = "nats per pair"
     batch_fields: ClassVar[tuple[str, ...]] = (
         *_TEXT,

@@ -58,11 +58,14 @@ class Optimizer(Config, ABC):
         """
         return self.schedule.build(self.learning_rate, total_steps=total_steps)
 
-    def build(self, specs: Specs, *, total_steps: int) -> optax.GradientTransformation:
+    def build(
+        self, specs: Specs, *, total_steps: int, frozen: Specs | None = None
+    ) -> optax.GradientTransformation:
         """The whole transformation from gradients to what is added to the weights.
 
         `specs` has the structure of the parameters; `update` needs the parameters as its third
-        argument. Raises ValueError if the schedule does not fit into `total_steps` steps.
+        argument. frozen: the network's other weights, which `layer_decay` counts too. Raises
+        ValueError if the schedule does not fit into `total_steps` steps.
         """
         parts = [
             self.clip(),
@@ -71,7 +74,7 @@ class Optimizer(Config, ABC):
             self.step_size(specs, total_steps),
         ]
         if self.layer_decay is not None:
-            parts.append(scale_by_depth(self.layer_decay, specs))
+            parts.append(scale_by_depth(self.layer_decay, specs, frozen=frozen))
         return optax.chain(*parts)
 
     def clip(self) -> optax.GradientTransformation:

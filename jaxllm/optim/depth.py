@@ -22,14 +22,19 @@ _STACKS = ("dense_blocks", "blocks")
 _INPUTS = ("input_norm", "patch_embed", "class_embed")
 
 
-def scale_by_depth(decay: float, specs: Mapping[str, Any]) -> optax.GradientTransformation:
+def scale_by_depth(
+    decay: float, specs: Mapping[str, Any], *, frozen: Mapping[str, Any] | None = None
+) -> optax.GradientTransformation:
     """Multiplies the step of each weight by decay to the number of layers from there to the head.
 
     The head and the last norm: 1. The uppermost layer: decay. The embeddings, and what comes with
-    them: decay ** (layers + 1). Each of stacked layers has a factor of its own.
+    them: decay ** (layers + 1). Each of stacked layers has a factor of its own. frozen: weights
+    of the same network that stay; their layers count as all others do.
     """
     by_path = {
-        tuple(key.key for key in path): spec for path, spec in jax.tree.leaves_with_path(specs)
+        tuple(key.key for key in path): spec
+        for part in (specs, frozen or {})
+        for path, spec in jax.tree.leaves_with_path(part)
     }
     sizes = {_stack(path): _num_layers(spec) for path, spec in by_path.items() if _stack(path)}
 

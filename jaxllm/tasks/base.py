@@ -3,6 +3,7 @@
 B rows of a batch, N rows of a set.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -31,11 +32,13 @@ class Figures(Protocol):
         """The most telling ones in a line."""
 
 
-class Task:
+class Task(ABC):
     """A task whose predictions are what its objective's `predict` computes of each row."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     """What `figures` import beside jaxllm's own dependencies."""
+    is_of_text: ClassVar[bool] = False
+    """Whether what is scored are the tokens of texts, of which a perplexity says something."""
 
     def __init__(
         self,
@@ -87,9 +90,9 @@ class Task:
         """ValueError where the packages are missing that figures need, before hours of training."""
         check_finetune(self.packages)
 
+    @abstractmethod
     def figures(self, predicted: Sequence[Predicted]) -> Figures:
         """Of validation sets, all together."""
-        raise NotImplementedError
 
     def summary(self, figures: Any, data: Data, *, baseline: str | None) -> dict[str, Any]:
         """What summary.json says at the end, `told` to a person in lines among it.
@@ -108,6 +111,7 @@ class Task:
         """What the model made of the rows of a batch, (B, ...) by name; waits for the devices."""
         return jax.device_get(begun)
 
+    @abstractmethod
     def answer(
         self, parts: Sequence[Mapping[str, np.ndarray]], rows: ExampleRows, numbers: Sequence[int]
     ) -> dict[str, Any]:
@@ -115,4 +119,3 @@ class Task:
 
         parts: the `outputs` of each row that the example has. numbers: of these rows in `rows`.
         """
-        raise NotImplementedError

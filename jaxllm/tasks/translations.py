@@ -3,6 +3,7 @@
 N rows.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxllm.data.examples import ExampleRows
 from jaxllm.data.translations import TranslationRows, TranslationsConfig, target_tokenizer
 from jaxllm.evaluation import Predicted, TranslationFigures, translation_figures
 from jaxllm.generation import Translator
+from jaxllm.generation.beam import Hypothesis
 from jaxllm.nn.param import Nested
 from jaxllm.objectives.base import Batch
 from jaxllm.tasks.base import Task
@@ -22,18 +24,22 @@ class Translations(Task):
     """Of each source, its target."""
 
     packages = ("sacrebleu",)
+    is_of_text = True
     dataset: TranslationsConfig
 
     def __init__(self, *given: Any, **options: Any) -> None:
+        """ValueError for a model that ends targets by another token than the tokenizer does."""
         super().__init__(*given, **options)
         self._target = target_tokenizer(self.tokenizer)
-        stops = self.tokenizer.stop_ids
+        stops, config = self.tokenizer.stop_ids, self.model.config
+        forbidden = {*self.tokenizer.kinds().special_ids, config.padding_id} - {*stops, None}
         self._writer = Translator(
             self.model,
             vocab_size=self.tokenizer.vocab_size,
             max_tokens=self.length,
             stop_ids=stops,
-            forbidden_ids=sorted(set(self.tokenizer.kinds().special_ids) - set(stops)),
+            forbidden_ids=sorted(forbidden),
+            forced_id=_forced_id(config.forced_end_id, stops),
             search=self.search,
             layout=self._layout,
         )
@@ -95,7 +101,8 @@ class Translations(Task):
 
     def outputs(self, begun: Any) -> dict[str, np.ndarray]:
         """`text` of each row, and its `score`."""
-        best = [found[0] for found in begun]
+        # Of logits that are not numbers no target is found.
+        best = [found[0] if found else Hypothesis([], math.nan) for found in begun]
         return {
             "text": np.array([self._target.decode(one.ids) for one in best], object),
             "score": np.array([one.score for one in best], np.float32),
@@ -107,3 +114,13 @@ class Translations(Task):
         """The target, and the log-likelihood that the search ranks it by."""
         (part,) = parts
         return {"target": str(part["text"]), "score": float(part["score"])}
+
+
+def _forced_id(forced_id: int | None, stop_ids: Sequence[int]) -> int | None:
+    """What ends the longest targets. ValueError for a token that would stand in their texts."""
+    if forced_id is not None and forced_id not in stop_ids:
+        raise ValueError(
+            f"model.forced_end_id={forced_id} is no token that ends a text; with this tokenizer it "
+            f"is one of {', '.join(map(str, stop_ids))}, or null"
+        )
+    return forced_id

@@ -3,7 +3,9 @@
 import jax
 import pytest
 
-from jaxllm.commands.assembly import abstract_batch, assemble, flops_per_token
+from jaxllm.commands.assembly import assemble
+from jaxllm.commands.batches import abstract_batch
+from jaxllm.commands.step_flops import flops_per_token
 from jaxllm.config import parse_config
 from jaxllm.parallel.mesh import ParallelConfig
 
@@ -76,6 +78,21 @@ def test_a_frozen_tower_of_images_saves_what_its_patches_meet():
     }
     less = flops((), **changed) - flops(("vision",), **changed)
     assert less == pytest.approx(2 * (2 * (4 + 2) * 32 * 32 + 3 * 4 * 4 * 32) * 5 / 16)
+
+
+def test_pairs_of_texts_are_two_rows():
+    """One text is classified by the same network; its head of 1 x 32 is counted for each token."""
+    encoder = {"type": "encoder", "num_layers": 1, "embed_dim": 32, "num_heads": 2}
+    data = {**RAW["data"], "datasets": {}}
+    pair, one = (
+        flops((), model={**encoder, **head}, data=data, objective={"type": kind})
+        for kind, head in (
+            ("contrastive", {"head": "none"}),
+            ("sequence_regression", {"head": "sequence", "num_labels": 1}),
+        )
+    )
+    pooler = 32 * 32
+    assert pair == pytest.approx(2 * (one - 6 * (pooler + 32)))
 
 
 def test_a_batch_of_examples_needs_a_dataset():

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from jaxllm.commands.assembly import abstract_batch
+from jaxllm.commands.batches import abstract_batch
 from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.inspect import inspect

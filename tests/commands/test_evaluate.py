@@ -1,12 +1,15 @@
 import json
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
-from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.console import Console
+from jaxllm.commands.evaluate import _figures_table, evaluate
 from jaxllm.data import prepare_dataset
 from jaxllm.data.text_corpus import TextCorpusConfig
 from jaxllm.data.tokenizer import ByteTokenizerConfig
-from jaxllm.evaluation import total
+from jaxllm.evaluation import Predicted, Score, total
 
 from . import runs
 
@@ -84,3 +87,30 @@ def test_a_folder_without_a_checkpoint_is_told_to_train(uninterrupted, tmp_path)
     (tmp_path / "config.yaml").write_bytes((uninterrupted / "config.yaml").read_bytes())
     with pytest.raises(ValueError, match="has no checkpoint yet; train it first"):
         evaluate(tmp_path)
+
+
+@dataclass
+class Figures:
+    """How many sets they are of."""
+
+    count: int
+
+    def record(self, prefix):
+        return {f"{prefix}macro_f1": self.count / 4}
+
+
+@pytest.mark.parametrize("is_of_text", [False, True])
+def test_a_task_has_its_figures_and_a_perplexity_only_of_texts(is_of_text, capsys):
+    doing = SimpleNamespace(is_of_text=is_of_text, figures=lambda sets: Figures(len(sets)))
+    scores = {"one": Score(2.0, 4, None), "other": Score(1.0, 2, None)}
+    predicted = {name: Predicted(score, {}, None) for name, score in scores.items()}
+    table = _figures_table("run, step 1", doing, predicted)
+    headings = ["source", "tokens", "loss", "perplexity", "macro f1"]
+    if not is_of_text:
+        headings = ["source", "scored", "loss", "macro f1"]
+    assert [column.header for column in table.columns] == headings
+    Console(is_shown=True).show(table)
+    rows = table_rows(capsys.readouterr().out)
+    perplexity = ["1.65"] if is_of_text else []  # exp(0.5)
+    assert rows["one"] == ["4", "0.5000", *perplexity, "0.2500"]
+    assert rows["all"] == ["6", "0.5000", *perplexity, "0.5000"]

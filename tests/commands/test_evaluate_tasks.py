@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jaxllm.cli import app
+from jaxllm.commands import evaluate as module
 from jaxllm.commands.evaluate import evaluate_tasks
 from jaxllm.commands.run_folder import open_model
 from jaxllm.nn.param import bind
@@ -64,6 +65,14 @@ def test_a_run_is_scored_and_a_table_and_a_file_tell(finished, folder, tmp_path,
     value, stderr = acc["acc,none"], acc["acc_stderr,none"]
     assert cells == ["words_choice", "none", "0", "acc", f"{value:.4f}", f"± {stderr:.4f}"]
     assert sum("bits_per_byte" in line for line in lines) == 1
+
+
+def test_where_no_results_can_be_written_nothing_is_scored(finished, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    given = {"include_path": folder, "output": tmp_path / "file" / "results.json"}
+    monkeypatch.setattr(module, "Tasks", None)
+    with pytest.raises(OSError, match=r"--tasks-output: .*/file cannot be written: "):
+        evaluate_tasks(finished, NAMES, **given)
 
 
 def test_the_score_of_a_text_is_that_of_the_network(finished, folder):

@@ -5,7 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxllm.commands.inspect import inspect
+from jaxllm.commands.console import Console
+from jaxllm.commands.inspect import inspect, show_rows
+from jaxllm.data import DataConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf_tokenizers"
 
@@ -113,3 +115,26 @@ def test_conversations_among_texts_are_counted_beside_them(text, tmp_path, capsy
     )
     shown = capsys.readouterr().out
     assert re.search(r"\d+ training examples and [\d,]+ tokens of text in \d+ rows", shown), shown
+
+
+def test_rows_of_examples_are_shown_with_every_text(tmp_path, capsys):
+    lines = [{"source": f"a house {i}", "target": f"una casa {i}"} for i in range(4)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"type": "jsonl", "paths": [str(path)]}
+    data = DataConfig.model_validate(
+        {
+            "sequence_length": 32,
+            "global_batch_size": 2,
+            "tokenizer": {"type": "byte"},
+            "datasets": {
+                "pairs": {"type": "translations", "source": source, "validation_every": 0}
+            },
+            "root": str(tmp_path),
+        }
+    ).build()
+    show_rows(Console(is_shown=True), data, seed=0, rows=4)
+    shown = capsys.readouterr().out
+    for line in lines:
+        assert re.search(rf"{line['source']}\n.*target.*\n    {line['target']}\n", shown), shown
+    assert "row 1 of batch 1" in shown

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxllm.commands.assembly import task
+from jaxllm.commands.batches import task
 from jaxllm.commands.inspect import inspect
 from jaxllm.commands.run_folder import open_model, read_config
 from jaxllm.config import load_config

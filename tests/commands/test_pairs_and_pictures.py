@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxllm.commands.assembly import abstract_batch
+from jaxllm.commands.batches import abstract_batch
 from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.inspect import inspect

@@ -1,16 +1,27 @@
 """Answers in a file: in order, whatever the batches are and wherever it was stopped."""
 
+import errno
 import json
+import os
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from jaxllm.commands import predict as module
+from jaxllm.commands import prediction_file
 from jaxllm.commands.predict import predict
 from jaxllm.commands.prediction_batches import PredictionBatches
 from jaxllm.commands.prediction_file import PredictionFile
+from jaxllm.commands.prediction_records import _kept
+from jaxllm.commands.run_folder import open_model
 from jaxllm.data.example_record import ExampleRecord
+from jaxllm.data.example_table import table_of
+from jaxllm.data.labelled_texts import LabelledTextsConfig
+from jaxllm.data.tokenizer import ByteTokenizer
 
 from . import runs
 from .test_classification import CONFIG
@@ -70,7 +81,8 @@ def test_each_record_has_its_answer_whatever_the_batch(run_dir, source, tmp_path
     for number in (0, 3, 7):
         (tmp_path / "one.jsonl").write_text(lines[number])
         out = tmp_path / f"one{number}.jsonl"
-        alone += read(predict(run_dir, tmp_path / "one.jsonl", out, batch_size=16))
+        given = {"batch_size": 16, "dataset": "texts"}
+        alone += read(predict(run_dir, tmp_path / "one.jsonl", out, **given))
     assert_alike(alone, [whole[number] for number in (0, 3, 7)])
     assert "id" not in alone[0]
 
@@ -115,26 +127,124 @@ def test_stopped_anywhere_the_same_command_ends_in_the_same_bytes(
         predict(run_dir, source, out)
 
 
-def test_what_was_begun_with_other_things_is_not_gone_on_with(run_dir, source, tmp_path):
+def counting(monkeypatch):
+    """The sizes of the blocks that are computed from here on, as they come."""
+    blocks = []
+
+    class Counting(PredictionBatches):
+        def answers(self, table):
+            blocks.append(table.num_examples)
+            return super().answers(table)
+
+    monkeypatch.setattr(module, "PredictionBatches", Counting)
+    return blocks
+
+
+def test_blocks_before_a_bad_record_are_kept_and_gone_on_behind(
+    run_dir, source, tmp_path, monkeypatch, capsys
+):
+    whole = predict(run_dir, source, tmp_path / "whole.jsonl").read_bytes()
+    out, lines = tmp_path / "out.jsonl", source.read_text().splitlines()
+    bad = {12: '{"text": ""}', 19: '{"text": "wa'}  # no example, and no record
+    source.write_text("\n".join(bad.get(n, line) for n, line in enumerate(lines)))
+    with pytest.raises(ValueError, match=r"in\.jsonl:13: 'text' is empty"):
+        predict(run_dir, source, out)
+    assert "8 answers are kept; the same command goes on" in capsys.readouterr().out
+    lines_but = [line for n, line in enumerate(lines) if n != 19]
+    source.write_text("\n".join([*lines_but[:19], bad[19], *lines_but[19:]]))
+    monkeypatch.chdir(run_dir.parent)  # the same run, from another folder
+    blocks = counting(monkeypatch)
+    with pytest.raises(ValueError, match=r"in\.jsonl:20: not a line of JSON"):
+        predict(run_dir.name, source, out)
+    assert blocks == [8]  # the second: neither the first one again, nor the third
+    source.write_text("\n".join(lines).replace("war", "peace", 1))
+    with pytest.raises(ValueError, match=r"the answers to 16 records, which are not the first of"):
+        predict(run_dir, source, out)
+    source.write_text("\n".join(lines[:10]))
+    with pytest.raises(ValueError, match=r"the answers to 16 records, which are not the first of"):
+        predict(run_dir, source, out)
+    with pytest.raises(ValueError, match=r"begun with other things:\n  keep: \[\] then, \['id'"):
+        predict(run_dir, source, out, keep=["id"])
+    source.write_text("\n".join(lines))
+    assert predict(run_dir, source, out).read_bytes() == whole
+    assert blocks == [8, 7]
+
+
+def test_of_a_stop_before_the_first_answers_nothing_is_left(run_dir, source, tmp_path):
     out = tmp_path / "out.jsonl"
-    source.write_text(source.read_text() + '{"text": ""}\n')
-    with pytest.raises(ValueError, match=r"in\.jsonl:24: 'text' is empty"):
-        predict(run_dir, source, out)
-    source.write_text(source.read_text().replace("war", "peace"))
-    with pytest.raises(ValueError, match=r"was begun with other things:\n  input: "):
-        predict(run_dir, source, out)
     with pytest.raises(ValueError, match=r"--keep name: .*:1 has no such field \(fields: 'id'"):
-        predict(run_dir, source, tmp_path / "other.jsonl", keep=["name"])
+        predict(run_dir, source, out, keep=["name"])
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    # Nor is anything compared with what a kill left.
+    (tmp_path / "out.jsonl.partial").write_text('{"label": "war"}\n')
+    with PredictionFile(out, made_of={"run": "a"}, block=8) as file:
+        assert file.num_done == 0
+        file.complete()
+    assert out.read_bytes() == b""
 
 
 def test_a_field_that_no_line_can_hold_is_told_with_its_record(run_dir, tmp_path):
     path = tmp_path / "in.jsonl"
-    path.write_text('{"text": "war", "id": "\\ud800"}\n')
-    with pytest.raises(ValueError, match=r"--keep id: .*in\.jsonl:1 has there what a line of JSON"):
-        predict(run_dir, path, tmp_path / "out.jsonl", keep=["id"])
+    for value in ('"\\ud800"', "NaN"):
+        path.write_text(f'{{"text": "war", "id": {value}}}\n')
+        with pytest.raises(ValueError, match=r"--keep id: .*in\.jsonl:1 has there what a line of"):
+            predict(run_dir, path, tmp_path / "out.jsonl", keep=["id"])
     record = ExampleRecord({"file": b"bytes"}, "a:1")
     with pytest.raises(ValueError, match=r"--keep file: a:1 has there .*bytes"):
-        module._said(record, {}, ["file"])
+        _kept(record, ["file"])
+
+
+def test_an_answer_that_is_no_number_is_told_with_its_record(
+    run_dir, source, tmp_path, monkeypatch
+):
+    def broken(*given, **options):
+        trained = open_model(*given, **options)
+        return trained._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, trained.params))
+
+    monkeypatch.setattr(module, "open_model", broken)
+    (tmp_path / "one.jsonl").write_text(source.read_text().splitlines()[0])
+    with pytest.raises(ValueError, match=r"one\.jsonl:1: what the model answers is no finite num"):
+        predict(run_dir, tmp_path / "one.jsonl", tmp_path / "out.jsonl", batch_size=16)
+    record = ExampleRecord({}, "a:1")
+    assert module._line(record, {"id": 1}, {"value": 2.0}) == '{"id": 1, "value": 2.0}'
+    with pytest.raises(ValueError, match="a:1: what the model answers is no finite number"):
+        module._line(record, {}, {"value": np.inf})
+
+
+def test_where_outputs_are_no_numbers_there_is_no_answer():
+    """No tag would be the likeliest then, and no entity found."""
+    source = {"type": "jsonl", "paths": ["a.jsonl"]}
+    dataset = LabelledTextsConfig.model_validate({"source": source, "labels": ["a", "b"]})
+    doing = SimpleNamespace(
+        dataset=dataset,
+        tokenizer=ByteTokenizer(),
+        begin=lambda params, batch: batch["example_index"],
+        outputs=lambda begun: {
+            "logits": np.where(begun[:, None] == 1, [0, np.nan], [-np.inf, 0]).astype(np.float32),
+            "text": np.array(["a"] * len(begun), object),
+        },
+        answer=lambda parts, rows, numbers: {"entities": []},
+    )
+    table = table_of([{"text": ByteTokenizer().encode(text)} for text in "abc"])
+    batches = PredictionBatches(doing, {}, length=16, rows=2, num_devices=1)
+    assert batches.answers(table) == [{"entities": []}, None, {"entities": []}]
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    given = {"made_of": {}, "block": 1}
+    with pytest.raises(OSError, match=r"--output: .*/file cannot be written: "):
+        PredictionFile(tmp_path / "file" / "out.jsonl", **given)
+    with pytest.raises(ValueError, match=r"--output gs://bucket/out\.jsonl: answers are written"):
+        PredictionFile(Path("gs://bucket/out.jsonl"), **given)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with PredictionFile(tmp_path / "out.jsonl", **given) as file:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"out\.jsonl\.partial cannot be written: No space left"):
+            file.add(['{"label": "a"}'], digest="a")
 
 
 def test_several_processes_do_not_write_one_file(tmp_path, monkeypatch):
@@ -160,12 +270,31 @@ def test_two_at_once_do_not_write_one_file(tmp_path):
     """Else each would add its answers behind the other's."""
     given = {"made_of": {"run": "a"}, "block": 1}
     with PredictionFile(tmp_path / "out.jsonl", **given) as file:
-        file.add([{"label": "a"}])
+        file.add(['{"label": "a"}'], digest="a")
         with pytest.raises(ValueError, match=r"another process is writing .*out\.jsonl\.partial"):
             PredictionFile(tmp_path / "out.jsonl", **given)
-        file.add([{"label": "b"}])
+        file.add(['{"label": "b"}'], digest="b")
     with PredictionFile(tmp_path / "out.jsonl", **given) as file:
         assert file.num_done == 2
+        file.check_records("b")
+        file.complete()
+        with pytest.raises(ValueError, match="is there already"):
+            PredictionFile(tmp_path / "out.jsonl", **given)
+
+
+def test_what_another_process_completes_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    """It may have the lock when the file is opened, and be done when the lock is asked for."""
+    lock = prediction_file.fcntl.flock
+    (tmp_path / "out.jsonl.partial").write_text('{"label": "a"}\n')
+
+    def late(*given):
+        (tmp_path / "out.jsonl.partial").rename(tmp_path / "out.jsonl")
+        lock(*given)
+
+    monkeypatch.setattr(prediction_file.fcntl, "flock", late)
+    with pytest.raises(ValueError, match=r"another process is writing .*out\.jsonl\.partial"):
+        PredictionFile(tmp_path / "out.jsonl", made_of={}, block=1)
+    assert (tmp_path / "out.jsonl").read_text() == '{"label": "a"}\n'
 
 
 @pytest.mark.parametrize("sizes", [[1], [3] * 9, [64, 1, 17, 33, 16, 2], list(range(1, 65))])

@@ -71,6 +71,13 @@ def test_where_and_when_may_change_on_resume(load, override):
     check_resumable(load(), load(override), run_dir=Path("runs/x"))
 
 
+@pytest.mark.parametrize("override", ["model.text.remat=full", "model.vision.is_scanned=false"])
+def test_so_they_may_in_each_tower(load, override):
+    model = "model={type: two_towers, text: {is_tied: true}, vision: {head: none}}"
+    towers = (model, "objective={type: image_text}", "data.datasets={}")
+    check_resumable(load(*towers), load(*towers, override), run_dir=Path("runs/x"))
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [

@@ -7,17 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxllm.commands.assembly import (
-    abstract_batch,
-    assemble,
-    check_devices,
-    flops_per_token,
-    known_num_ids,
-)
+from jaxllm.commands.assembly import assemble, check_devices, known_num_ids
+from jaxllm.commands.batches import abstract_batch
 from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate, evaluate_tasks
 from jaxllm.commands.generate import generate
 from jaxllm.commands.plan_workload import workload_of
+from jaxllm.commands.step_flops import flops_per_token
 from jaxllm.config import load_config
 from jaxllm.data.batch import batch_shapes
 from jaxllm.hf.start import HfStart

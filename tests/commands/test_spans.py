@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxllm.commands.assembly import abstract_batch
+from jaxllm.commands.batches import abstract_batch
 from jaxllm.commands.predict import predict
 from jaxllm.config import load_config
 

@@ -18,6 +18,12 @@ def conversation(fields):
         {"messages": ASKED, "prompt": "Hi", "completion": "not read"},
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
         {"conversations": ASKED},
+        {
+            "conversations": [
+                {"from": "human", "value": "Hi", "role": "boss", "content": None},
+                {"from": "gpt", "value": "Hello", "role": 3, "content": "another text"},
+            ]
+        },
         {"prompt": "Hi", "completion": "Hello"},
         {"instruction": "Hi", "output": "Hello", "input": ""},
         {

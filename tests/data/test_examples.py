@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from jaxllm.data import DataConfig, MissingData, TrainLoader
 from jaxllm.data.example_frame import frame_of
+from jaxllm.data.example_tables import TableExamplesConfig
+from jaxllm.data.huggingface_tokenizer import EncodedText
 from jaxllm.data.labelled_texts import LabelledTextsConfig
 from jaxllm.data.tokenizer import ByteTokenizer, HuggingFaceTokenizerConfig
 
@@ -92,6 +96,7 @@ def test_parts_of_a_text_are_all_of_it_once_with_its_class_and_side(texts, tmp_p
             found[whole] = "ab"[batch["label"][row]]
     for record in records():
         assert found[record["text"]] == record["label"]
+        np.testing.assert_array_equal(rows.sizes, batch["segment_ids"].sum(axis=1))
     assert data.truncations() == []
 
 
@@ -156,6 +161,19 @@ def test_special_tokens_stand_as_the_tokenizer_puts_them(kind, texts):
     np.testing.assert_array_equal(types, expected.type_ids)
     assert frame.num_special > 0
     assert tokenizer.decode([frame.padding_id]) in ("[PAD]", "<pad>")
+
+
+class Joining(ByteTokenizer):
+    """It encodes a text that stands behind a special token in another way."""
+
+    def encode_with_specials(self, text, pair=None):
+        ids = np.asarray([DELIMITER, *text.upper().encode(), DELIMITER])
+        return EncodedText(ids, np.zeros_like(ids))
+
+
+def test_a_tokenizer_whose_texts_are_not_found_again_is_refused():
+    with pytest.raises(ValueError, match=r"in another way than the text alone.*data\.tokenizer"):
+        frame_of(Joining(), num_texts=1)
 
 
 def test_a_row_is_the_same_for_any_number_of_hosts(texts, tmp_path):
@@ -231,12 +249,41 @@ def test_records_in_a_bucket(texts, bucket, tmp_path):
         build(texts, f"{bucket.url}/root")
 
 
-def test_a_damaged_folder_is_told(texts, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "damage", "problem"),
+    [
+        ("text.bin", lambda raw: raw[:-1], "has .* bytes, not those of"),
+        ("text.bin", None, "has 0 bytes, not those of"),
+        ("text.stops.npy", lambda raw: raw[:-1], "cannot be read"),
+        ("text.stops.npy", lambda raw: b"", "cannot be read"),
+        ("text.stops.npy", lambda raw: raw[9:], "cannot be read"),
+        ("text.stops.npy", lambda raw: raw[:-8] + bytes(8), "does not end one example behind"),
+        ("text.stops.npy", lambda raw: raw[:-1] + b"\x7f", "does not end one example behind"),
+        ("text.stops.npy", lambda raw: saved(np.zeros(39, np.int64)), "does not have 40 numbers"),
+        ("label.stops.npy", None, "cannot be read"),
+        ("held_out.npy", lambda raw: raw[:-1], "cannot be read"),
+        ("examples.json", lambda raw: raw[:-9], "is not what this version writes .*JSON"),
+        ("held_out.npy", lambda raw: raw[:-1] + b"\0", "holds out 1, not 2"),
+        ("held_out.npy", lambda raw: saved(np.zeros(40)), "does not have 40 numbers of type bool"),
+    ],
+)
+def test_a_damaged_folder_is_told_with_its_file(texts, tmp_path, name, damage, problem):
     (folder,) = build(texts, tmp_path).folders.values()
-    tokens = folder / "text.bin"
-    tokens.write_bytes(tokens.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"data\.datasets\.texts: .*text\.bin has .* damaged"):
+    path = folder / name
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    told = rf"data\.datasets\.texts: {re.escape(str(path))} {problem}.* damaged: remove the folder"
+    with pytest.raises(ValueError, match=told):
         build(texts, tmp_path)
+
+
+def saved(values):
+    """The bytes of a file of numbers."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -310,6 +357,19 @@ def test_cells_may_have_lines_and_be_long_and_rows_go_by_their_first_line(tmp_pa
     assert found[0].fields["text"] == "one\ntwo"
     assert found[1].fields["text"] == long
     assert csv.field_size_limit() == limit, "of the process, which others use too"
+
+
+def test_tables_that_are_read_by_turns_may_have_long_cells(tmp_path):
+    limit, texts = csv.field_size_limit(), ["x" * 300_000, "y" * 300_000]
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + "\n".join(texts) + "\n")
+    source = TableExamplesConfig(paths=(str(path),))
+    first, second = source.records(), source.records()
+    found = [next(reader).fields["text"] for reader in (first, second, first)]
+    assert found == [texts[0], texts[0], texts[1]]
+    assert not list(first)
+    assert next(second).fields["text"] == texts[1]
+    assert csv.field_size_limit() == limit
 
 
 def test_a_field_may_be_another_file_but_none_outside(tmp_path):

@@ -24,6 +24,7 @@ class Reviews(tfds.core.GeneratorBasedBuilder):
             {
                 "sentence": tfds.features.Text(),
                 "label": tfds.features.ClassLabel(names=["negative", "positive"]),
+                "tone": tfds.features.ClassLabel(names=["warm", "cold"]),
                 "topics": tfds.features.Sequence(tfds.features.ClassLabel(names=["wit", "length"])),
                 "stars": np.float32,
                 "number": np.int64,
@@ -41,6 +42,7 @@ class Reviews(tfds.core.GeneratorBasedBuilder):
                 {
                     "sentence": REVIEWS[number],
                     "label": (number + 1) % 2,
+                    "tone": number % 2,
                     "topics": [[], ["length"], ["wit", "length"]][number % 3],
                     "stars": number / 2,
                     "number": number,
@@ -107,6 +109,14 @@ def test_what_it_told_is_known_without_it(reviews, tmp_path):
         build(tmp_path, name=str(tmp_path / "gone"), **short)
 
 
+def test_of_another_label_it_is_asked_anew(reviews, tmp_path):
+    short = {"type": "tfds", "name": reviews, "text": "sentence", "validation_every": 0}
+    data = build(tmp_path, **short)
+    other = build(tmp_path, data.folders, **short, label="tone")
+    assert other.config.datasets["texts"].class_names == ("warm", "cold")
+    assert told(other) == {REVIEWS[n]: n % 2 for n in range(4)}
+
+
 def test_its_numbers_and_sequences_of_classes(reviews, tmp_path):
     short = {"type": "tfds", "name": reviews, "text": "sentence", "validation_every": 0}
     data = build(tmp_path, **short, label="stars", label_kind="number")
@@ -165,6 +175,7 @@ def test_numbers(tmp_path):
         (3, {"labels": ["a", "b"]}, r"a\.jsonl:2: 'label' is 3; give a list of names, or a text"),
         (None, {"labels": ["a", "b"]}, r"a\.jsonl:2: 'label' is None; give a list of names"),
         ("high", {"label_kind": "number"}, r"a\.jsonl:2: 'label' is 'high'; give a number"),
+        (-1e39, {"label_kind": "number"}, r"a\.jsonl:2: 'label' is -1e\+39; give .* at most 3\.4"),
     ],
 )
 def test_labels_that_are_none_are_told_with_their_line(tmp_path, label, options, message):
@@ -203,6 +214,17 @@ def test_what_is_held_out_may_come_from_elsewhere(tmp_path):
         ({"label_kind": "number", "labels": ["a", "b"]}, "has no classes; leave out labels"),
         ({"label_kind": "number", "label_edges": [1]}, "has no classes; leave out label_edges"),
         ({}, "give labels, the names of the classes, or label_edges"),
+        ({"type": "tfds", "name": "a"}, "a dataset of type tfds is its own source"),
+        (
+            {
+                "source": None,
+                "type": "tfds",
+                "name": "a",
+                "validation_split": "test",
+                "validation_source": {"type": "tfds", "name": "b"},
+            },
+            "give validation_split or validation_source, not both",
+        ),
         (
             {"label_kind": "number", "validation_source": {"type": "jsonl", "paths": ["a"]}},
             "validation_source is what source is",
@@ -219,6 +241,7 @@ def test_what_is_held_out_may_come_from_elsewhere(tmp_path):
 )
 def test_options_that_do_not_go_together(options, message):
     given = {"type": "labelled_texts", "source": {"type": "jsonl", "paths": ["a"]}, **options}
+    given = {name: value for name, value in given.items() if value is not None}
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(DatasetConfig).validate_python(given)
 

@@ -43,6 +43,7 @@ def loader(streams=None, **options):
 
 
 MIXED = {"a": (Counting(LENGTH * 40 + 5), 3.0), "b": (Counting(LENGTH * 7 + 1, 5000), 1.0)}
+SWAPPED = dict(reversed(MIXED.items()))
 
 
 def host_rows(host, hosts):
@@ -138,11 +139,21 @@ def test_a_state_of_other_data_is_refused_with_the_difference():
         (loader(changed), r"(?s)data\.datasets\.a\.fingerprint.*data\.datasets\.b\.weight"),
         (loader(), r"data\.datasets\.b"),
         (loader(MIXED, global_batch_size=7), r"data\.global_batch_size"),
+        (loader(SWAPPED), r"\n  data\.datasets: in the order a, b in the checkpoint, b, a now\n"),
     ]
     for other, message in cases:
         with pytest.raises(ValueError, match=message):
             other.check_state(state)
     loader(MIXED, global_batch_size=16).check_state(state)  # 3 batches of it
+
+
+def test_a_mixture_is_drawn_in_the_order_of_its_names_and_json_keeps_it():
+    state = json.loads(json.dumps(loader(MIXED).state(6)))
+    loader(MIXED).check_state(state)
+    swapped = loader(SWAPPED)
+    assert any(swapped.rows_of(step) != loader(MIXED).rows_of(step) for step in range(4))
+    with pytest.raises(ValueError, match="in the order a, b in the checkpoint, b, a now"):
+        swapped.check_state(state)
 
 
 def test_a_dataset_shorter_than_a_row_is_named():

@@ -101,12 +101,39 @@ def test_rows_have_every_word_once_with_its_tag(kind, length):
 
 
 def test_a_text_is_cut_at_words_where_a_row_is_full():
-    starts, num_tokens = np.array([0, 3, 5, 5, 9, 20, 20]), 22
-    parts = cut(starts, num_tokens, 6)
-    # Words of 3, 2, 0, 4, 11, 0 and 2 tokens.
-    assert [part[:2] for part in parts] == [(0, 3), (3, 4), (4, 5), (5, 7)]
-    assert [one.stop_word for one in parts[:-1]] == [one.first_word for one in parts[1:]]
-    assert [one.stop_token for one in parts[:-1]] == [one.first_token for one in parts[1:]]
+    # Words of 3, 2, 0, 4, 11, 0 and 2 tokens; one of 7; and one of none before one of a token.
+    texts = [np.array([0, 3, 5, 5, 9, 20, 20]), np.array([0]), np.array([0, 0])]
+    starts = table_of([{"starts": words} for words in texts])["starts"]
+    found = cut(starts, np.array([22, 7, 1]), 6)
+    assert found[:, :3].tolist() == [
+        *([0, 0, 3], [0, 3, 4], [0, 4, 5], [0, 5, 7]),
+        [1, 0, 1],
+        [2, 0, 2],
+    ]
+    assert found[:, 3:].tolist() == [[0, 5], [5, 9], [9, 20], [20, 22], [0, 7], [0, 1]]
+
+
+def test_no_text_is_cut_where_another_part_would_do():
+    """Against the definition, word by word."""
+    rng = np.random.default_rng(0)
+    sizes = [rng.integers(0, 6, rng.integers(1, 30)) for _ in range(100)]
+    before = [np.cumsum(words) - words for words in sizes]
+    starts = table_of([{"starts": starts} for starts in before])["starts"]
+    num_tokens = np.array([words.sum() for words in sizes])
+    for room in (1, 4, 9, 500):
+        expected = []
+        for number, words in enumerate(sizes):
+            first = 0
+            while first < len(words):
+                stop = first + 1
+                while stop < len(words) and (
+                    not words[first:stop].any() or words[first : stop + 1].sum() <= room
+                ):
+                    stop += 1
+                ends = int(words[:first].sum()), int(words[:stop].sum())
+                expected.append([number, first, stop, *ends])
+                first = stop
+        np.testing.assert_array_equal(cut(starts, num_tokens, room), expected)
 
 
 def test_a_text_with_the_places_of_its_entities():

@@ -39,14 +39,17 @@ def test_targets_and_scores_equal(name, setting):
     """All sources in one batch, though transformers had each alone."""
     case, answers = published(name), recorded(name)
     expected, scores = answers["ids"][setting], answers["scores"][setting]
-    forced = answers["forced_ids"].tolist()
+    # Which tokens transformers held back or forced, a run knows from the folder's config.json.
+    padding, forced = case.config.padding_id, case.config.forced_end_id
+    assert answers["forbidden_ids"].tolist() == ([] if padding is None else [padding])
+    assert answers["forced_ids"].tolist() == ([] if forced is None else [forced])
     translator = Translator(
         case.module,
         vocab_size=case.config.vocab_size,
         max_tokens=int(answers["max_tokens"][setting]),
         stop_ids=answers["stop_ids"].tolist(),
-        forbidden_ids=answers["forbidden_ids"].tolist(),
-        forced_id=forced[0] if forced else None,
+        forbidden_ids=[] if padding is None else [padding],
+        forced_id=forced,
         search=BeamSearch(
             num_beams=expected.shape[1], length_penalty=float(answers["length_penalties"][setting])
         ),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from jaxllm.hf.companions import target_settings
 from jaxllm.hf.model import load_model, save_model
 from jaxllm.hf.tokenizer import find_tokenizer
 
@@ -93,3 +94,15 @@ def test_a_tokenizer_that_is_not_known_is_told_before_anything_is_written(metada
     with pytest.raises(ValueError, match="'rwkv' is not known here"):
         save_model(model, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_an_encoder_decoder_says_how_its_targets_begin_and_end():
+    """Without it transformers would begin them with the token that opens documents."""
+    assert target_settings(published("marian").config) == {
+        "decoder_start_token_id": 96,
+        "pad_token_id": 96,
+        "bad_words_ids": [[96]],
+        "forced_eos_token_id": 0,
+    }
+    assert target_settings(published("t5").config) == {"decoder_start_token_id": 0}
+    assert target_settings(published("bert_pooler").config) == {}

@@ -21,7 +21,9 @@ pytestmark = [
 # for translation, and images.
 MORE = {
     "deepseek_v3": {"targets": ("*.attention",), "has_magnitude": True},
-    "mixtral": {"targets": ("*.attention",)},
+    "mixtral": {"targets": ("*.attention", "*.experts.gate", "*.experts.down")},
+    "qwen3_moe": {"targets": ("*.experts",), "is_rank_stabilised": True},
+    "deepseek_v3_plain": {"targets": ("*.attention.out", "*.experts", "*.shared", "*.mlp")},
     "gemma2": {"targets": ("*.attention.out", "*.mlp.gate"), "is_rank_stabilised": True},
     "t5": {"targets": ("*.attention", "*.memory_attention.query", "*.mlp.down")},
     "marian": {"targets": ("*.memory_attention",), "has_magnitude": True},

@@ -106,6 +106,19 @@ def test_lengths_are_constants_in_gradients():
     np.testing.assert_allclose(gradient["lora"]["b"], by_hand, rtol=1e-4)  # sums of six rows
 
 
+def test_an_output_of_nothing_but_zeros_has_a_slope():
+    """Where the weight itself is trained too, its length of zero has none, and counts as flat."""
+    layer, params = one_layer({"embed": 4}, {"mlp": 3}, has_magnitude=True)
+    params["kernel"][:, 1] = 0
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    slopes = tiny.fast(jax.grad(lambda params: jnp.sum(jnp.square(layer(params, x)))))
+    for factor in (1.0, 0.0):  # with something learned, and without
+        params["lora"]["b"] = factor * params["lora"]["b"]
+        found = jax.tree.leaves(slopes(params))
+        assert all(np.isfinite(leaf).all() for leaf in found)
+        assert any(np.any(leaf) for leaf in found)
+
+
 def test_its_weights_are_declared_as_the_layer_is():
     model = adapted(tiny.config(), has_magnitude=True, targets=("*.query", "*.attention.out"))
     layers = spec_dict(model)["blocks"]["layers"]["attention"]
@@ -126,7 +139,7 @@ def test_its_weights_are_declared_as_the_layer_is():
     ("changes", "message"),
     [
         ({"targets": ("*.querry",)}, r"adapter\.targets: '\*\.querry' matches nothing; there are"),
-        # Experts and tables are no linear layers.
+        # Tables are no linear layers.
         ({"targets": ("embed",)}, r"'embed' matches nothing; there are\n  blocks\.layers\.attent"),
         ({"targets": ("*.query", "out"), "dropout": 0.1}, r"adapter\.targets has out; set adapter"),
     ],

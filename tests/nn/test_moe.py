@@ -61,7 +61,9 @@ def exact(params, x):
         return (gate / (1 + np.exp(-gate)) * (token @ kernels["up"])) @ kernels["down"]
 
     kernel = params["router"]["kernel"]
-    experts = [{name: w[e] for name, w in params["experts"].items()} for e in range(E)]
+    experts = [
+        {name: part["kernel"][e] for name, part in params["experts"].items()} for e in range(E)
+    ]
     shared = {name: part["kernel"] for name, part in params["shared"].items()}
     loss, choices, loads, scores = 0.0, [], np.zeros((B, E)), np.zeros((B, E))
     for row in range(B):
@@ -109,10 +111,10 @@ def test_equal_experts_are_one_dense_layer():
     moe, x = make(num_shared_experts=0, is_gated=False), inputs()
     params = param_dict(moe)
     assert set(params["experts"]) == {"up", "down"}
-    same = {name: jnp.broadcast_to(w[:1], w.shape) for name, w in params["experts"].items()}
+    same = jax.tree.map(lambda w: jnp.broadcast_to(w[:1], w.shape), params["experts"])
     y, _ = fast(lambda params, x: bind(moe, params)(x, layout=None))(params | {"experts": same}, x)
-    h = x @ same["up"][0]
-    expected = (h * jax.nn.sigmoid(h)) @ same["down"][0]
+    h = x @ same["up"]["kernel"][0]
+    expected = (h * jax.nn.sigmoid(h)) @ same["down"]["kernel"][0]
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)  # float32 sums of twelve products
 
 
@@ -165,7 +167,7 @@ def test_room_is_never_made_for_more_than_can_come():
 
 def test_experts_are_cut_and_declared_as_weights_of_their_own():
     specs = spec_dict(make(bias_rate=0.1))
-    up, down = specs["experts"]["up"], specs["experts"]["down"]
+    up, down = (specs["experts"][name]["kernel"] for name in ("up", "down"))
     assert (up.fan_in, down.fan_in) == (D, F)
     assert up.batch_dims == down.batch_dims == (0,)
     layout = ParallelConfig(expert=2, tensor=2, fsdp=2).build()

@@ -44,6 +44,28 @@ def test_a_tile_is_of_neighbouring_inputs(spec, tile, shape, axes):
     assert (scale.shape, scale.axes) == (shape, axes)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "inputs", "tiles"),
+    [
+        ("int4", (576,), (9,)),
+        ("int4", (48,), (1,)),
+        ("int4", (150,), (3,)),  # of 50
+        ("int4", (9, 64), (9, 1)),
+        ("int4", (4, 48), (4, 1)),
+        ("int4", (3, 128), (3, 2)),
+        ("int4", (6, 32), (3, 1)),
+        ("int8", (576,), (1,)),
+        ("int8", (9, 64), (1, 1)),
+    ],
+)
+def test_four_bits_share_a_scale_among_few(dtype, inputs, tiles):
+    """Of 64, or the largest number below that divides the inputs."""
+    names = ("heads", "head_dim") if len(inputs) > 1 else ("embed",)
+    dims = tuple(range(len(inputs)))
+    spec = WeightSpec((*inputs, 8), (*names, "mlp"), "hidden", dims, (len(inputs),))
+    assert QuantisedConfig(dtype=dtype).scale_spec(spec, path="kernel").shape == (*tiles, 8)
+
+
 @pytest.mark.parametrize(("spec", "tile"), [(UP, 12), (UP, 64), (OUT, 12), (OUT, 24), (OUT, 64)])
 def test_a_tile_that_does_not_divide_is_refused(spec, tile):
     with pytest.raises(ValueError, match=rf"adapter\.base\.tile={tile} .* inputs of a\.kernel"):
@@ -178,7 +200,11 @@ def test_what_is_trained_or_outside_of_the_blocks_is_left():
     rounded = {path.removesuffix(".integers") for path in specs if path.endswith(".integers")}
     assert rounded == {
         *(f"blocks.layers.attention.{name}.kernel" for name in ("query", "value", "out")),
-        *(f"blocks.layers.moe.shared.{name}.kernel" for name in ("gate", "up", "down")),
+        *(
+            f"blocks.layers.moe.{part}.{name}.kernel"
+            for part in ("experts", "shared")
+            for name in ("gate", "up", "down")
+        ),
     }
     assert all(specs[f"{path}.scale"].axes[0] == "layers" for path in rounded)
     assert specs["out.kernel"].role == "output"

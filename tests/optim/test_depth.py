@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from jaxllm.nn.param import spec_dict
+from jaxllm.nn.parts import matching, part_like, split
 from jaxllm.nn.stack import fold_specs
 from jaxllm.optim import AdamW
 from jaxllm.optim.depth import scale_by_depth
@@ -108,6 +109,27 @@ def test_folded_for_a_pipeline_it_is_the_same(weights):
     assert shapes["blocks.layers.up"] == (2, 2, 4, 6)
     for path, weight in trained(params, gradients).items():
         np.testing.assert_array_equal(found[path].reshape(weight.shape), weight)
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        {"embed", "dense_blocks.layers.up"},
+        {"blocks.layers.up", "blocks.layers.norm"},
+        {"dense_blocks.layers.up", "blocks.layers.up", "blocks.layers.norm"},
+        {"norm.scale", "out.kernel", "blocks.layers.up"},
+    ],
+)
+def test_a_rate_does_not_depend_on_what_else_is_frozen(frozen):
+    chosen = matching(frozen, flat(SPECS).keys(), key="frozen")
+    others, trained = split(SPECS, chosen)
+    ones = jax.tree.map(lambda spec: np.ones(spec.shape, np.float32), SPECS)
+    whole, _ = scale_by_depth(DECAY, SPECS).update(ones, optax.EmptyState())
+    found, _ = scale_by_depth(DECAY, trained, frozen=others).update(
+        part_like(ones, trained), optax.EmptyState()
+    )
+    assert flat(found).keys() == flat(SPECS).keys() - chosen
+    jax.tree.map(np.testing.assert_array_equal, found, part_like(whole, trained))
 
 
 @pytest.mark.parametrize(

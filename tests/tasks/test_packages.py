@@ -3,10 +3,10 @@
 import pytest
 
 from jaxllm.evaluation import extras
-from jaxllm.tasks import Task
+from jaxllm.tasks.classes import Classes
 
 
-class Needy(Task):
+class Needy(Classes):
     """A task whose figures need what nobody has."""
 
     packages = ("json", "no_such_package")

@@ -31,6 +31,13 @@ ADAPTERS = {
     "lora": LoraConfig(rank=2, dropout=0.2, targets=("*.query", "*.down"), has_magnitude=True),
     "bottleneck": BottleneckConfig(size=6, targets=("*.attention", "*.mlp")),
 }
+# Another network, with experts.
+CONFIGS = {"experts": tiny.config(num_layers=2, moe={"num_experts": 4, "expert_dim": 24})}
+EXPERTS = LoraConfig(
+    rank=2,
+    targets=("*.experts", "*.query"),
+    is_rank_stabilised=True,
+)
 ONE_DEVICE = ParallelConfig(layout="replicated").build(jax.devices()[:1])
 LAYOUTS = {
     "fsdp": ParallelConfig(layout="fsdp", data=2),
@@ -47,6 +54,9 @@ CASES += [
     for name in LAYOUTS
     if (kind, name) not in CASES
 ]
+LAYOUTS["experts"] = ParallelConfig(layout="fsdp", expert=2, fsdp=2, tensor=2)
+CASES.append(pytest.param("experts", "experts", marks=pytest.mark.slow))
+KINDS = [*ADAPTERS, "blocks", pytest.param("experts", marks=pytest.mark.slow)]
 
 
 class Run(NamedTuple):
@@ -60,10 +70,10 @@ class Run(NamedTuple):
 
 def make(layout, kind, *, num_microbatches=1):
     """A run with adapters of a kind, or one that leaves alone what a pattern matches."""
-    adapter = ADAPTERS.get(kind)
+    adapter = EXPERTS if kind == "experts" else ADAPTERS.get(kind)
 
     def build(key):
-        model = CONFIG.build(key, tiny.VOCAB)
+        model = CONFIGS.get(kind, CONFIG).build(key, tiny.VOCAB)
         if adapter is not None:
             adapter.attach(key, model)
         return model
@@ -132,7 +142,7 @@ def bits(tree):
     }
 
 
-@pytest.mark.parametrize("kind", [*ADAPTERS, "blocks"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_frozen_keeps_every_bit_and_all_else_moves(kind):
     run, state, history = alone(kind)
     assert bits(state.frozen) == bits(run.state.frozen)
@@ -142,7 +152,7 @@ def test_what_is_frozen_keeps_every_bit_and_all_else_moves(kind):
     assert all(np.isfinite(metrics["loss"]) for _, _, metrics in history)
 
 
-@pytest.mark.parametrize("kind", [*ADAPTERS, "blocks"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_kept_or_computed_for_what_is_frozen(kind):
     """No moment, average or gradient; and of the products of a step a third less, or nearly."""
     run, _, _ = alone(kind)

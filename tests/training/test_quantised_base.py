@@ -47,15 +47,20 @@ class Run(NamedTuple):
     frozen: dict
 
 
-def make(layout, *, base):
+DENSE = tiny.config(num_layers=4, remat="full")
+ADAPTER = {"rank": 2, "targets": ("*.query", "*.down"), "dropout": 0.2, "has_magnitude": True}
+# Two devices share the three tiles of an expert's last matrix.
+MIXTURE = tiny.config(num_layers=2, remat="full", moe={"num_experts": 4, "expert_dim": 24})
+EXPERTS = {"rank": 2, "targets": ("*.query", "*.experts")}
+
+
+def make(layout, *, base, config=DENSE, adapter=ADAPTER):
     """A run with adapters. base: of QuantisedConfig; None is the same weights dequantised."""
-    config = tiny.config(num_layers=4, remat="full")
     given = {"dtype": "int4", "tile": 8} if base is None else base
 
     def build(key, base):
         model = config.build(key, tiny.VOCAB)
-        options = {"rank": 2, "dropout": 0.2, "has_magnitude": True}
-        LoraConfig(targets=("*.query", "*.down"), base=base, **options).attach(key, model)
+        LoraConfig(base=base, **adapter).attach(key, model)
         return model
 
     key = jax.random.key(0)
@@ -157,10 +162,27 @@ def test_every_layout_computes_what_one_device_does(layout):
     layout = LAYOUTS[layout].build()
     run = make(layout, base=INT4)
     jax.tree.map(lambda leaf, spec: assert_cut(layout, leaf, spec), run.state.frozen, run.frozen)
-    _, history = train(run, layout)
-    for (params, metrics), (other_params, other_metrics) in zip(history, alone()[2], strict=True):
+    assert_same(train(run, layout)[1], alone()[2])
+
+
+@pytest.mark.slow
+def test_experts_of_integers_learn_on_many_devices_what_they_do_on_one():
+    options = {"base": INT4, "config": MIXTURE, "adapter": EXPERTS}
+    layout = ParallelConfig(layout="fsdp", expert=2, fsdp=2, tensor=2).build()
+    one, run = make(ONE_DEVICE, **options), make(layout, **options)
+    jax.tree.map(lambda leaf, spec: assert_cut(layout, leaf, spec), run.state.frozen, run.frozen)
+    state, history = train(run, layout)
+    assert bits(state.frozen) == bits(one.state.frozen)
+    kernel = state.frozen["blocks"]["layers"]["moe"]["experts"]["down"]["kernel"]
+    assert (kernel["integers"].dtype, kernel["scale"].shape) == (jnp.int4, (2, 4, 3, 32))
+    # Slopes of experts are sums over few tokens each: their norm is rounded more.
+    assert_same(history, train(one, ONE_DEVICE)[1], rtol=5e-5)
+
+
+def assert_same(history, expected, *, rtol=1e-5):
+    for (params, metrics), (other_params, other_metrics) in zip(history, expected, strict=True):
         for name in ("loss", "gradient_norm"):
-            np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=1e-5)
+            np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=rtol)
         # Float32's rounding of gradients of size one, times rate / eps = 20, three steps.
         jax.tree.map(
             lambda found, wanted: np.testing.assert_allclose(

@@ -87,6 +87,8 @@ FAMILY = Family(
         Field("is_embed_scaled", "scale_embedding", False),
         Field("start_id", "decoder_start_token_id"),
         Field("padding_id", "pad_token_id"),
+        # Left out it is the end of every published model, as in transformers.
+        Field("forced_end_id", "forced_eos_token_id", 0),
     ),
     fixed={
         "norm": "layer",

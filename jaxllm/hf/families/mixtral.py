@@ -21,9 +21,9 @@ from jaxllm.models.decoder_config import DecoderConfig
 
 _EXPERTS: Names = (
     ("moe.router.kernel", "block_sparse_moe.gate.weight", "E D -> D E"),
-    ("moe.experts.gate", "block_sparse_moe.experts.{expert}.w1.weight", "F D -> D F"),
-    ("moe.experts.down", "block_sparse_moe.experts.{expert}.w2.weight", "D F -> F D"),
-    ("moe.experts.up", "block_sparse_moe.experts.{expert}.w3.weight", "F D -> D F"),
+    ("moe.experts.gate.kernel", "block_sparse_moe.experts.{expert}.w1.weight", "F D -> D F"),
+    ("moe.experts.down.kernel", "block_sparse_moe.experts.{expert}.w2.weight", "D F -> F D"),
+    ("moe.experts.up.kernel", "block_sparse_moe.experts.{expert}.w3.weight", "F D -> D F"),
 )
 
 

@@ -58,6 +58,7 @@ def _read(theirs: Theirs) -> dict[str, Any]:
     return {
         "num_decoder_layers": theirs.get("num_decoder_layers", None),
         "start_id": theirs.get("decoder_start_token_id", None) or 0,
+        "forced_end_id": theirs.get("forced_eos_token_id", None),
         **_read_mlp(theirs),
         **_read_output(theirs),
     }
@@ -100,6 +101,7 @@ def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.is_tied,
         "scale_decoder_outputs": config.is_output_scaled,
         "is_encoder_decoder": True,
+        **({} if config.forced_end_id is None else {"forced_eos_token_id": config.forced_end_id}),
     }
 
 
