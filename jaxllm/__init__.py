@@ -123,7 +123,7 @@ def predict(
 @quiet_libraries()
 def import_model(source: _PathLike, run: _PathLike, *overrides: _Override) -> "Run":
     """Make a run folder of a published model: a Hugging Face folder or a .gguf file."""
-    from jaxllm.commands.convert import import_model
+    from jaxllm.commands.import_model import import_model
     from jaxllm.notebook.overrides import override_texts
     from jaxllm.notebook.run import Run
 
@@ -144,7 +144,7 @@ def export_model(
 
     adapter: only what was learned beside init_from, as PEFT has it.
     """
-    from jaxllm.commands.convert import export_adapter, export_model
+    from jaxllm.commands.export import export_adapter, export_model
 
     export = export_adapter if adapter else export_model
     export(os.fspath(run), Path(out), step=step, dtype=dtype)

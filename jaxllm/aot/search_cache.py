@@ -18,8 +18,10 @@ from jaxllm.aot.search_space import Candidate
 # Where the step, and what is read from its program, come from.
 _SOURCES = (
     *("aot", "data", "kernels", "models", "nn", "objectives", "optim", "parallel", "training"),
-    *("config.py", "cross_checks.py", "hardware.py", "schema.py", "xla_flags.py"),
-    *("commands/assembly.py", "commands/compile.py", "commands/compile_report.py"),
+    *("config.py", "cross_checks.py", "objective_checks.py"),
+    *("hardware.py", "schema.py", "xla_flags.py"),
+    *("commands/assembly.py", "commands/batches.py", "commands/step_flops.py"),
+    *("commands/compile.py", "commands/compile_report.py"),
 )
 
 

@@ -9,12 +9,12 @@ import jax
 import yaml
 
 from jaxllm.checkpoints.folders import folder_of
+from jaxllm.checkpoints.start_head import StartHead
 from jaxllm.checkpoints.store import CheckpointStore
-from jaxllm.schema import Config
 from jaxllm.storage import as_path
 
 
-class RunStart(Config):
+class RunStart(StartHead):
     """Start from the weights of a run, the averaged ones if it has them."""
 
     type: Literal["run"] = "run"
@@ -27,6 +27,10 @@ class RunStart(Config):
     def model(self) -> dict[str, Any]:
         """The run's model section. ValueError for a folder that is no run."""
         return self._config()["model"]
+
+    def data(self) -> dict[str, Any]:
+        """The run's data section, with what the data itself told. ValueError as `model`."""
+        return self._config()["data"]
 
     def num_ids(self) -> int | None:
         """Ids that its data and objective used; None where it has no such checkpoint."""

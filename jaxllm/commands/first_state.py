@@ -10,6 +10,7 @@ from jaxllm.commands.assembly import Assembly, initial_state, network, state_of
 from jaxllm.commands.console import Console
 from jaxllm.commands.run_start import new_of, saved_shapes, without_old_head
 from jaxllm.commands.saved_state import SavedState, folded, unfolded_shapes
+from jaxllm.commands.start_classes import check_classes
 from jaxllm.config import RunConfig
 from jaxllm.hf.weights import num_bytes_read
 from jaxllm.models import ModelConfig, with_vocabulary
@@ -65,13 +66,17 @@ def first_state(
 
 
 def check_start(config: RunConfig, parts: Assembly) -> None:
-    """ValueError for weights of init_from that do not fit the model, before any are read."""
-    if isinstance(config.init_from, RunStart):
+    """ValueError for weights of init_from that do not fit the run, before any are read."""
+    start = config.init_from
+    if start is None:
+        return
+    if isinstance(start, RunStart):
         natural = _published_shapes(parts)
-        config.init_from.check(_saved_shapes(config.init_from, config, parts, natural))
-    elif config.init_from is not None:
+        start.check(_saved_shapes(start, config, parts, natural))
+    else:
         specs = _published_specs(parts)
-        config.init_from.check(_natural_model(config, parts), specs=specs)
+        start.check(_natural_model(config, parts), specs=specs)
+    check_classes(start, config)
 
 
 def frozen_weights(config: RunConfig, parts: Assembly, console: Console) -> Nested | None:

@@ -24,7 +24,7 @@ def saved_shapes(
     natural: those of the network that is trained, which are the same but for the head.
     """
     theirs: Any = TypeAdapter(ModelConfig).validate_python(start.model())
-    if has_same_head(config.model, theirs) or theirs.type != config.model.type:
+    if _has_its_head(config, theirs) or theirs.type != config.model.type:
         return natural
     theirs = with_vocabulary(theirs, vocab_size)
     specs = spec_dict(jax.eval_shape(lambda: theirs.build(jax.random.key(0), vocab_size)))
@@ -42,11 +42,16 @@ def saved_shapes(
 def new_of(natural: Nested, saved: Nested, config: RunConfig, start: RunStart) -> list[str]:
     """Paths of the weights that the network has in its head, and the run has not."""
     theirs: Any = TypeAdapter(ModelConfig).validate_python(start.model())
-    if has_same_head(config.model, theirs):
+    if _has_its_head(config, theirs):
         return []
     ours = flatten_dict(natural)
     shared = shared_paths(ours, flatten_dict(saved))
     return [".".join(path) for path in ours if path not in shared]
+
+
+def _has_its_head(config: RunConfig, theirs: Any) -> bool:
+    assert config.init_from is not None
+    return has_same_head(config.model, theirs) and not config.init_from.has_new_head
 
 
 def without_old_head(weights: Nested, wanted: Nested, new: list[str]) -> tuple[Nested, list[str]]:

@@ -1,6 +1,6 @@
 """What a config.json says of the classes that a head tells: their names, and how they are told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -18,3 +18,15 @@ def label_keys(
     if num_labels is not None and problem_type is not None:
         found["problem_type"] = problem_type
     return found
+
+
+def read_names(raw: Mapping[str, Any], *, num_labels: int | None) -> tuple[str, ...] | None:
+    """The names in a config.json, in order; None where it has none but those nobody gave."""
+    found = raw.get("id2label")
+    if not isinstance(found, dict) or num_labels is None:
+        return None
+    names = tuple(found.get(str(number)) for number in range(num_labels))
+    if len(found) != num_labels or not all(isinstance(name, str) for name in names):
+        return None
+    unnamed = tuple(f"LABEL_{number}" for number in range(num_labels))
+    return None if names == unnamed else names

@@ -7,7 +7,7 @@ side by side: A one below the other, B in blocks, with the rank of all together.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from jaxllm.hf.base import Family
 from jaxllm.hf.model import DTYPES
 from jaxllm.hf.peft_config import module_of, rank_patterns, target_modules, task
 from jaxllm.hf.peft_experts import (
+    ExpertParameter,
     Theirs,
     expert_parameters,
     expert_tensors,
@@ -91,11 +92,6 @@ def write_adapter(
     layers = dict(_layers(theirs, _flat(specs), flat))
     named = parameters_by_name(family.model_type, layers, has_magnitude=adapter.has_magnitude)
     parameters = sorted({*(one.name for one in experts), *(f"{name}.weight" for name in named)})
-    ranks = {one.name: adapter.rank * len(one.adapted) for one in experts} | {
-        f"{name}.weight" if name in named else name: adapter.rank
-        * sum(part.is_adapted for part in parts)
-        for name, parts in layers.items()
-    }
     own_paths = {path for path in _flat(trained) if not is_adapter(path)}
     modules = _modules(theirs, own_paths)
     _check(config, own_paths, modules=modules, layers=layers)
@@ -122,7 +118,7 @@ def write_adapter(
         "modules_to_save": modules or None,
         "target_modules": target_modules(layers.keys() - named, [name for name, _, _ in theirs]),
         "target_parameters": parameters or None,
-        **rank_patterns(ranks, adapter),
+        **rank_patterns(_ranks(layers, experts, adapter.rank, named=named), adapter),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "adapter_model.safetensors", sorted(found), DTYPES[dtype])
@@ -161,6 +157,21 @@ def _has_shared_embedding(config: Any) -> bool:
     if isinstance(config, EncoderConfig):
         return config.head == "masked_lm"
     return isinstance(config, EncoderDecoderConfig) or getattr(config, "is_tied", False)
+
+
+def _ranks(
+    layers: Mapping[str, list[_Part]],
+    experts: Iterable[ExpertParameter],
+    rank: int,
+    *,
+    named: Collection[str],
+) -> dict[str, int]:
+    """The rank of all adapters of each module or parameter of theirs, of `rank` each."""
+    of_modules = {
+        f"{name}.weight" if name in named else name: rank * sum(part.is_adapted for part in parts)
+        for name, parts in layers.items()
+    }
+    return of_modules | {one.name: rank * len(one.adapted) for one in experts}
 
 
 def _loaded(name: str, family: Family) -> str:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxllm.checkpoints.start_head import StartHead
 from jaxllm.hf.base import Rows
+from jaxllm.hf.label_names import read_names
 from jaxllm.hf.new_rows import with_new_rows
 from jaxllm.hf.published import Published, abstract_module, open_published
 from jaxllm.hf.tokenizer import find_tokenizer
@@ -14,13 +16,12 @@ from jaxllm.hf.weights import Convert, Progress, Stored, as_it_is, check, load
 from jaxllm.models.other_head import has_same_head, is_of_head, shared_paths
 from jaxllm.nn.param import Nested, spec_dict
 from jaxllm.package_paths import located
-from jaxllm.schema import Config
 
 if TYPE_CHECKING:
     from jaxllm.data.model_tokenizer import ModelTokenizer
 
 
-class HfStart(Config):
+class HfStart(StartHead):
     """Start from the weights of a Hugging Face folder, or of a GGUF file.
 
     An encoder may have another head than the folder's, which is then new.
@@ -39,10 +40,16 @@ class HfStart(Config):
         """The model section that its network has. ValueError for one that is not known here."""
         return self._open().config.model_dump(mode="json")
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes of its head are called, in order; None where nobody named them."""
+        published = self._open()
+        count = getattr(published.config, "num_labels", None)
+        return read_names(published.raw, num_labels=count)
+
     def check(self, config: Any, *, specs: Nested) -> None:
         """ValueError, as `weights`, before anything is read."""
         published = self._open()
-        start = _shared(published, config, specs)
+        start = self._shared(published, config, specs)
         check(
             self._tensors(published, config, start),
             folder=published.path,
@@ -53,7 +60,7 @@ class HfStart(Config):
 
     def new_weights(self, config: Any, *, specs: Nested) -> list[str]:
         """Paths of the weights that the model has in its head, and the folder has not."""
-        shared = flatten_dict(_shared(self._open(), config, specs).specs)
+        shared = flatten_dict(self._shared(self._open(), config, specs).specs)
         return [".".join(path) for path in flatten_dict(specs) if path not in shared]
 
     def weights(
@@ -72,7 +79,7 @@ class HfStart(Config):
         have in common.
         """
         published = self._open()
-        start = _shared(published, config, specs)
+        start = self._shared(published, config, specs)
         kept = flatten_dict(start.specs)
         placed = {path: leaf for path, leaf in flatten_dict(shardings).items() if path in kept}
         return load(
@@ -114,6 +121,9 @@ class HfStart(Config):
             )
         return with_new_rows(published.tensors, specs=start.specs, rows=start.rows)
 
+    def _shared(self, published: Published, config: Any, specs: Nested) -> "_Shared":
+        return _shared(published, config, specs, has_new_head=self.has_new_head)
+
     def _open(self) -> Published:
         try:
             return open_published(located(self.path))
@@ -129,13 +139,13 @@ class _Shared(NamedTuple):
     ignored: tuple[str, ...]
 
 
-def _shared(published: Published, config: Any, specs: Nested) -> _Shared:
+def _shared(published: Published, config: Any, specs: Nested, *, has_new_head: bool) -> _Shared:
     """All weights; of an encoder with another head than the folder's, those but for its own head.
 
     Names are then as in the folder: some families' depend on the head.
     """
     family, theirs = published.family, published.config
-    if has_same_head(config, theirs):
+    if has_same_head(config, theirs) and not has_new_head:
         return _Shared(specs, family.rows(config), tuple(family.ignored(config)))
     there, ours = flatten_dict(spec_dict(abstract_module(theirs))), flatten_dict(specs)
     kept = {path: ours[path] for path in ours if path in shared_paths(ours, there)}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxllm.commands.console import only_progress
-from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.export import export_model
 from jaxllm.commands.generate import generate
 from jaxllm.commands.report import report
 from jaxllm.commands.run_folder import METRICS_FILE, read_config, read_summary

@@ -170,7 +170,7 @@ def import_model(
     overrides: OverridesArgument = None,
 ) -> None:
     """Make a run folder of a published model, which train, evaluate and generate take."""
-    from jaxllm.commands.convert import import_model
+    from jaxllm.commands.import_model import import_model
 
     import_model(source, out, list(overrides or []))
 
@@ -187,6 +187,6 @@ def export_model(
     ] = False,
 ) -> None:
     """Write a run as a Hugging Face folder: config, weights in safetensors, tokenizer."""
-    from jaxllm.commands.convert import export_adapter, export_model
+    from jaxllm.commands.export import export_adapter, export_model
 
     (export_adapter if adapter else export_model)(run, out, step=step, dtype=dtype)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxllm.commands.convert import export_adapter, export_model, import_model
+from jaxllm.commands.export import export_adapter, export_model
+from jaxllm.commands.import_model import import_model
 from jaxllm.commands.run_folder import open_model
 from jaxllm.config import load_config
 from jaxllm.hf.model import load_model, write_weights

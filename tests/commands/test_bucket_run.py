@@ -12,8 +12,8 @@ import pytest
 from gcs import empty_bucket
 
 from jaxllm.commands import lease, lease_beats, train
-from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.export import export_model
 from jaxllm.commands.generate import generate
 from jaxllm.commands.inspect import inspect
 from jaxllm.commands.lease import Owner, RunLease

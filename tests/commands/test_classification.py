@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxllm.commands.batches import abstract_batch
-from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.export import export_model
 from jaxllm.commands.inspect import inspect
 from jaxllm.commands.prepare import prepare
 from jaxllm.commands.report import report

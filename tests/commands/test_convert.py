@@ -16,9 +16,10 @@ from hf.published import published as recorded
 from hf.random_weights import write_safetensors
 from hf.test_decoders import DECODERS
 
-from jaxllm.commands.convert import export_model, import_model
 from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.export import export_model
 from jaxllm.commands.generate import generate
+from jaxllm.commands.import_model import import_model
 from jaxllm.commands.inspect import inspect
 from jaxllm.commands.run_folder import open_model, read_config
 from jaxllm.commands.train import train
@@ -246,7 +247,7 @@ def interrupt(*args, **kwargs):
 
 @pytest.mark.parametrize("place", ["CheckpointConfig.build", "write_text", "dump_yaml"])
 def test_an_interrupted_import_leaves_nothing(published, tmp_path, monkeypatch, place):
-    monkeypatch.setattr(f"jaxllm.commands.convert.{place}", interrupt)
+    monkeypatch.setattr(f"jaxllm.commands.import_model.{place}", interrupt)
     with pytest.raises(KeyboardInterrupt):
         import_model(published, tmp_path / "run", [])
     assert list(tmp_path.iterdir()) == []

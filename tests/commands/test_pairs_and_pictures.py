@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxllm.commands.batches import abstract_batch
-from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate
+from jaxllm.commands.export import export_model
 from jaxllm.commands.inspect import inspect
 from jaxllm.commands.predict import predict
 from jaxllm.commands.run_folder import open_model

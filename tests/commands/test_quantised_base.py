@@ -10,7 +10,8 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from jaxllm.commands.assembly import assemble, check_devices
-from jaxllm.commands.convert import export_adapter, export_model, import_model
+from jaxllm.commands.export import export_adapter, export_model
+from jaxllm.commands.import_model import import_model
 from jaxllm.commands.inspect import parameter_table
 from jaxllm.commands.run_folder import open_model
 from jaxllm.config import load_config
@@ -157,7 +158,7 @@ def assembled(ids, overrides):
         (["adapter.base={dtype: int4, tile: 5}"], r"adapter\.base\.tile=5 does not divide the inp"),
         (
             ["adapter.base={dtype: int4, tile: 64}"],
-            r"adapter\.base\.tile=64 is more than the 32 i",
+            r"adapter\.base\.tile=64 does not divide the 32 i",
         ),
         (["adapter.also_trained=[blocks]"], r"adapter\.base is given \(int4\), but adapter\.also_"),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from jaxllm.commands.assembly import assemble, check_devices, known_num_ids
 from jaxllm.commands.batches import abstract_batch
-from jaxllm.commands.convert import export_model
 from jaxllm.commands.evaluate import evaluate, evaluate_tasks
+from jaxllm.commands.export import export_model
 from jaxllm.commands.generate import generate
 from jaxllm.commands.plan_workload import workload_of
 from jaxllm.commands.step_flops import flops_per_token

@@ -169,6 +169,10 @@ def test_answers_may_stand_in_lists():
             {"context": "1990 and 1991", "answers": [{"text": "1990", "answer_start": -1}]},
             "not at answer_start=-1 but '' is; it begins at 0",
         ),
+        (
+            {"context": "1990 and 1991", "answers": [{"text": "1991", "answer_start": -4}]},
+            "not at answer_start=-4 but '' is; it begins at 9",
+        ),
         ({"answers": [{"text": "no", "answer_start": 0}]}, "it begins at"),
         ({"answers": [{"text": "Nobody", "answer_start": 0}]}, "it is nowhere in 'context'"),
         ({"answers": [{"text": " ", "answer_start": 0}]}, "' ' is no text"),

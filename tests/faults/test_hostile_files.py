@@ -8,7 +8,7 @@ import pytest
 import yaml
 from commands import runs
 
-from jaxllm.commands.convert import export_model
+from jaxllm.commands.export import export_model
 from jaxllm.data.dataset_folder import SIDECAR
 from jaxllm.hf.tensor_files import INDEX, SINGLE
 

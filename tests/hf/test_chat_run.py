@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxllm.commands.convert import export_model
+from jaxllm.commands.export import export_model
 from jaxllm.commands.prompts import question
 from jaxllm.commands.run_folder import open_model
 from jaxllm.commands.train import train

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxllm.cross_checks import _examples_are_alike
 from jaxllm.data import DataConfig
+from jaxllm.objective_checks import _examples_are_alike
 
 SOURCE = {"type": "jsonl", "paths": ["none.jsonl"]}
 
