@@ -221,8 +221,12 @@ def dataset_folders(run_dir: Path) -> dict[str, Path]:
 
 
 def known_data(run_dir: Path) -> dict[str, Any]:
-    """The tokenizer and the datasets that the run used so far, as `open_data` takes them."""
-    return {"tokenizer": _tokenizer(run_dir), "folders": dataset_folders(run_dir)}
+    """The tokenizer and the datasets that the run used so far, as `open_data` takes them.
+
+    An imported model that was not trained yet may be given other data at any start.
+    """
+    folders = {} if is_untrained_import(run_dir) else dataset_folders(run_dir)
+    return {"tokenizer": _tokenizer(run_dir), "folders": folders}
 
 
 def _tokenizer(run_dir: Path) -> Tokenizer | None:

@@ -21,7 +21,7 @@ from jaxllm.commands.export import export_model
 from jaxllm.commands.generate import generate
 from jaxllm.commands.import_model import import_model
 from jaxllm.commands.inspect import inspect
-from jaxllm.commands.run_folder import open_model, read_config
+from jaxllm.commands.run_folder import known_data, open_model, read_config
 from jaxllm.commands.train import train
 from jaxllm.config import load_config
 from jaxllm.data import load_tokenizer
@@ -175,6 +175,16 @@ def losses(run_dir):
     """The training losses of a run, by step."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return {r["step"]: r["loss"] for r in map(json.loads, lines) if "loss" in r}
+
+
+def test_an_import_that_was_not_trained_yet_keeps_to_no_data(imported, tmp_path):
+    """What a start that was killed had opened is none of the next one's, which may name others."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(imported, run_dir)
+    (run_dir / "datasets.json").write_text('{"text": "/prepared/before"}')
+    assert known_data(run_dir)["folders"] == {}
+    (run_dir / "metrics.jsonl").touch()
+    assert known_data(run_dir)["folders"] == {"text": Path("/prepared/before")}
 
 
 def test_another_model_is_not_trained_in_its_folder(imported):
