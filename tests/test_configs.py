@@ -39,6 +39,7 @@ EXCEPTIONS = {
 
 # What published models that configs start from are called in HUB.
 PUBLISHED = {
+    "data/Mixtral-8x7B-v0.1": "Mixtral-8x7B-v0.1",
     "data/SmolLM2-135M": "SmolLM2-135M-Instruct",
     "data/bert-base-uncased": "bert-base-uncased",
     "data/opus-mt-en-de": "opus-mt-en-de",

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from jaxllm.commands import run_folder
+from jaxllm.commands import run_folder, run_records
 from jaxllm.commands.console import Console
 from jaxllm.config import RunConfig
 from jaxllm.data import DataConfig, read_documents
@@ -21,7 +21,7 @@ from jaxllm.training.goodput_records import Kind
 
 def is_complete(run_dir: Path, start: int, steps: int) -> bool:
     """Whether a run at step `start` of `steps` has its summary too."""
-    summary = run_folder.read_summary(run_dir)
+    summary = run_records.read_summary(run_dir)
     return start == steps and summary is not None and summary["steps"] == steps
 
 
@@ -60,12 +60,12 @@ def write_ending(
         summary["goodput"] = {kind: round(seconds, 3) for kind, seconds in goodput.items()}
     if config.evaluation.compare_xz:
         summary["xz_bits_per_byte"] = xz_bits_per_byte(*_raw_texts(config.data))
-    run_folder.write_summary(run_dir, summary)
+    run_records.write_summary(run_dir, summary)
 
 
 def show_ending(run_dir: Path, console: Console) -> None:
     """Tell what came out, and the one next command to try."""
-    summary = run_folder.read_summary(run_dir)
+    summary = run_records.read_summary(run_dir)
     if summary is None:  # another process writes it
         return
     console.close()

@@ -23,6 +23,7 @@ from jaxllm.commands.run_folder import (
     write_text,
 )
 from jaxllm.commands.saved_state import weights_item
+from jaxllm.commands.start_classes import check_imported_classes
 from jaxllm.config import RunConfig, apply_override, dump_yaml, parse_config
 from jaxllm.containment import contained
 from jaxllm.data.model_tokenizer import ModelTokenizer
@@ -31,8 +32,9 @@ from jaxllm.hf.model import check_empty
 from jaxllm.hf.published import Published, open_published, read_weights
 from jaxllm.hf.tokenizer import find_tokenizer
 from jaxllm.hf.weights import num_bytes_read
-from jaxllm.models import DecoderConfig
+from jaxllm.models import DecoderConfig, EncoderConfig, TwoTowersConfig, VisionConfig
 from jaxllm.nn.param import Nested, spec_dict
+from jaxllm.objectives.predicting import PredictingObjective
 
 
 def import_model(source: Path, out: Path, overrides: list[str]) -> None:
@@ -46,14 +48,10 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
     check_empty(out)
     remove_partial(out)
     published = open_published(source)
-    if not isinstance(published.config, DecoderConfig):
-        raise ValueError(
-            f"{source} is a {published.family.model_type}, which is no decoder, and runs are of "
-            "decoders; open it from Python with jaxllm.hf.load_model"
-        )
-    tokenizer = find_tokenizer(source, vocab_size=published.config.vocab_size)
-    config = _run_config(published, tokenizer, out=out, overrides=overrides)
     vocab_size = published.config.vocab_size
+    tokenizer = find_tokenizer(source, vocab_size=vocab_size) if vocab_size else None
+    config = _run_config(published, tokenizer, out=out, overrides=overrides)
+    check_imported_classes(published.raw, config)
     assert vocab_size is not None  # every config.json says it
     parts = assemble(config, layout=config.parallel.build(), vocab_size=vocab_size)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.state.params)
@@ -87,8 +85,17 @@ def import_model(source: Path, out: Path, overrides: list[str]) -> None:
         write_text(partial / CONFIG_FILE, dump_yaml(config))
     console.say(
         f"{published.family.model_type} with {parts.num_params:,} parameters is in {out}\n"
-        f"next: jaxllm generate {out} --prompt '...'"
+        f"next: {_next(config, out)}"
     )
+
+
+def _next(config: RunConfig, out: Path) -> str:
+    """A command that shows what the model can."""
+    if isinstance(config.model, DecoderConfig):
+        return f"jaxllm generate {out} --prompt '...'"
+    if isinstance(config.objective, PredictingObjective):
+        return f"jaxllm predict {out} --input FILE --output FILE"
+    return f"jaxllm evaluate {out} --data FILE"
 
 
 def _check_memory(source: Path, weights: Nested) -> None:
@@ -115,13 +122,14 @@ def _check_memory(source: Path, weights: Nested) -> None:
 def _run_config(
     published: Published, tokenizer: ModelTokenizer | None, *, out: Path, overrides: list[str]
 ) -> RunConfig:
-    """A config that the run folder can be trained further with; data is still to be given."""
-    model = published.config.model_dump(mode="json")
-    length = min(published.config.max_length, 1024)
+    """A config that the run folder can be trained further with; data is still to be given.
+
+    ValueError for a model that neither learns from texts alone nor is told its objective.
+    """
     raw: dict[str, Any] = {
         "run_dir": str(out.absolute()),
-        "model": model,
-        "data": {"sequence_length": length, "global_batch_size": 8},
+        "model": published.config.model_dump(mode="json"),
+        "data": {"sequence_length": _row_length(published.config), "global_batch_size": 8},
         # Usual for training on: a tenth of what pretraining of this size takes.
         "optim": {
             "type": "adamw",
@@ -141,4 +149,30 @@ def _run_config(
         if override.partition("=")[0].strip() in ("run_dir", "init_from"):
             raise ValueError(f"override {override!r}: the run folder is {out}, with its weights")
         apply_override(raw, override)
+    if "objective" not in raw:
+        raw["objective"] = _objective(published)
     return parse_config(raw, origin="the config of the imported model")
+
+
+def _row_length(model: Any) -> int:
+    """Positions of a row: of an image all that there are, of a text at most 1,024."""
+    if isinstance(model, VisionConfig):
+        return model.num_positions
+    reader = model.text if isinstance(model, TwoTowersConfig) else model
+    return min(getattr(reader, "num_positions", reader.max_length), 1024)
+
+
+def _objective(published: Published) -> dict[str, Any]:
+    """What a network that reads texts alone was trained with. ValueError for any other."""
+    model = published.config
+    if isinstance(model, DecoderConfig):
+        return {"type": "causal_lm"}
+    if isinstance(model, EncoderConfig) and model.head == "masked_lm":
+        return {"type": "masked_lm"}
+    head = f" with model.head={model.head}" if hasattr(model, "head") else ""
+    raise ValueError(
+        f"{published.path} is a {published.family.model_type}{head}, and only data tells what that "
+        "learns and answers; let a run with data of its own start from it "
+        f"(init_from: {{type: hf, path: {published.path}}}), or give objective and data.datasets "
+        "behind the import"
+    )

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxllm.aot.memory import local_bytes
-from jaxllm.commands import run_folder
+from jaxllm.commands import run_folder, run_records
 from jaxllm.commands.assembly import Assembly, assemble, check_devices
 from jaxllm.commands.batches import num_ids
 from jaxllm.commands.console import Console, run_summary
@@ -190,7 +190,7 @@ def show_card(console: Console, folder: Path) -> None:
 
 def show_run(console: Console, run_dir: Path) -> None:
     """How far a run came."""
-    summary = run_folder.read_summary(run_dir)
+    summary = run_records.read_summary(run_dir)
     if summary is None:
         place = run_folder.place_of(run_dir)
         console.say(f"\n{place} is not complete; the command that began it goes on with it")

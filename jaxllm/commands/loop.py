@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxllm.commands import run_folder
+from jaxllm.commands import run_folder, run_records
 from jaxllm.commands.assembly import Assembly
 from jaxllm.commands.batches import arrangement
 from jaxllm.commands.console import Console, step_shower
@@ -79,13 +79,13 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
             show_ending(run_dir, console)
             return 0
         if not is_going_back:
-            run_folder.open_goodput(run.goodput, run_dir, step=saved.start, say=console.say)
+            run_records.open_goodput(run.goodput, run_dir, step=saved.start, say=console.say)
         # Restored first: a checkpoint of another architecture is not worth compiling for.
         with phases.during("restore"):
             state = starting_state(config, parts, saved, console)
         run_folder.write_config(run_dir, config, run.data)
         writer = stack.enter_context(
-            run_folder.open_metrics(run_dir, config, step=saved.start, say=console.say)
+            run_records.open_metrics(run_dir, config, step=saved.start, say=console.say)
         )
         with phases.during("compile"):
             compiled = run.compiled()
@@ -139,7 +139,7 @@ def go_on(run: Run, *, is_going_back: bool = False) -> int | None:
         # Weights that came from elsewhere are scored as they came, to be compared with later.
         is_new = saved.start == 0 and config.init_from is None
         is_due = (validation.is_due(saved.start) and not is_new) or is_at_end
-        lacks_scores = is_due and run_folder.lacks_scores(run_dir, saved.start)
+        lacks_scores = is_due and run_records.lacks_scores(run_dir, saved.start)
         if lacks_scores or is_at_end:
             with phases.during("evaluation"):  # what a stop had no time for
                 is_done = validation.run(

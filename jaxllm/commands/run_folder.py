@@ -23,6 +23,7 @@ from jaxllm.commands.first_state import frozen_weights, origin
 from jaxllm.commands.lease import is_of_lease
 from jaxllm.commands.resumption import check_resumable
 from jaxllm.commands.saved_state import SavedState, frozen_changed, weights_item
+from jaxllm.commands.start_classes import check_imported_classes
 from jaxllm.config import RunConfig, dump_yaml, load_config
 from jaxllm.data import Data, Tokenizer, TrainLoader, load_tokenizer
 from jaxllm.nn.param import Nested
@@ -32,15 +33,11 @@ from jaxllm.parallel.mesh import ParallelConfig
 from jaxllm.storage import as_path, is_remote, text_of
 from jaxllm.storage.mirror import ORIGIN_FILE, read_origin
 from jaxllm.training.fingerprint import fingerprint
-from jaxllm.training.goodput import Goodput
 from jaxllm.training.logfile import replace_file
-from jaxllm.training.metrics import MetricsWriter, cut_back, json_value, last_step
 
 CONFIG_FILE, DATASETS_FILE, SUMMARY_FILE = "config.yaml", "datasets.json", "summary.json"
 TOKENIZER_FOLDER, CHECKPOINT_FOLDER = "tokenizer", "checkpoints"
 PUBLISHED_FILE, METRICS_FILE = "published.json", "metrics.jsonl"
-
-_LATEST_RECORDS = 100  # more than one step has
 
 
 def place_of(run_dir: Path) -> str:
@@ -132,6 +129,8 @@ def check_config(run_dir: Path, config: RunConfig, *, requested: Sequence[str] =
             has_only_weights=is_new,
             requested=requested,
         )
+        if is_new:
+            check_imported_classes(read_published_config(run_dir), config)
     elif run_dir.is_dir() and not all(_is_half_made(path) for path in run_dir.iterdir()):
         raise ValueError(
             f"run_dir {run_dir} is a folder with other things in it and no {CONFIG_FILE}; "
@@ -161,20 +160,6 @@ def is_imported(run_dir: Path) -> bool:
 def is_untrained_import(run_dir: Path) -> bool:
     """Whether the folder holds an imported model that no step was trained of yet."""
     return is_imported(run_dir) and not (run_dir / METRICS_FILE).is_file()
-
-
-def lacks_scores(run_dir: Path, step: int) -> bool:
-    """Whether the metrics end with the training of `step`, without scores or samples of it.
-
-    All processes call it together.
-    """
-    has_more = False
-    path = run_dir / METRICS_FILE
-    if distributed.is_first() and path.is_file():
-        for line in path.read_bytes().splitlines()[-_LATEST_RECORDS:]:
-            record = json.loads(line)
-            has_more |= record["step"] == step and "loss" not in record
-    return not distributed.from_first("yes" if has_more else "")
 
 
 def read_published_config(run_dir: Path) -> dict[str, Any]:
@@ -264,37 +249,6 @@ def open_saved_state(
             f"{saved.start} already; give more steps to go on, or another run_dir"
         )
     return saved
-
-
-def open_goodput(goodput: Goodput, run_dir: Path, *, step: int, say: Callable[[str], None]) -> None:
-    """Go on with the account of the run's time, on the first process, before metrics are cut."""
-    if distributed.is_first():
-        goodput.open(run_dir, step=step, furthest=last_step(run_dir), say=say)
-
-
-def open_metrics(
-    run_dir: Path, config: RunConfig, *, step: int, say: Callable[[str], None]
-) -> MetricsWriter:
-    """The metrics of the run, cut back to `step`; on other processes one that writes nothing.
-
-    say: told once when they cannot be written, and when they can again, where the run goes on.
-    """
-    if not distributed.is_first():
-        return MetricsWriter([])
-    cut_back(run_dir, step)
-    return config.metrics.build(run_dir, config.model_dump(mode="json"), say=say)
-
-
-def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, which says that the run is complete. NaN is spelled as in metrics."""
-    plain = {key: json_value(value) for key, value in summary.items()}
-    write_text(run_dir / SUMMARY_FILE, json.dumps(plain, indent=2, allow_nan=False) + "\n")
-
-
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """The summary of a complete run, or None."""
-    path = run_dir / SUMMARY_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,8 +25,9 @@ def read_names(raw: Mapping[str, Any], *, num_labels: int | None) -> tuple[str, 
     found = raw.get("id2label")
     if not isinstance(found, dict) or num_labels is None:
         return None
-    names = tuple(found.get(str(number)) for number in range(num_labels))
-    if len(found) != num_labels or not all(isinstance(name, str) for name in names):
+    given = (found.get(str(number)) for number in range(num_labels))
+    names = tuple(name for name in given if isinstance(name, str))
+    if not len(names) == len(found) == num_labels:
         return None
     unnamed = tuple(f"LABEL_{number}" for number in range(num_labels))
     return None if names == unnamed else names

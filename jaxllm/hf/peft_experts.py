@@ -76,14 +76,16 @@ def expert_parameters(theirs: Theirs, flat: Mapping[str, Any]) -> list[ExpertPar
 
 def _adapted(theirs: Theirs, flat: Mapping[str, Any]) -> Iterator[ExpertParameter]:
     for tensor, _, parts in theirs:
-        for path, (layer, *_), _ in ((path, *rest) for path, *rest in parts if is_of_expert(path)):
+        for path, numbers, _ in parts:
+            if not is_of_expert(path):
+                continue
             stack, _, matrix = path.removesuffix(".kernel").rpartition(".")
-            ((parameter, names),) = ((key, of) for key, of in _PARAMETERS.items() if matrix in of)
-            matrices = tuple(f"{stack}.{name}" for name in names)
+            parameter = next(name for name, of in _PARAMETERS.items() if matrix in of)
+            matrices = tuple(f"{stack}.{name}" for name in _PARAMETERS[parameter])
             adapted = tuple(one for one in matrices if f"{one}.lora.a" in flat)
             if adapted:
                 module = tensor.partition(f"{_EXPERTS}.")[0] + _EXPERTS
-                yield ExpertParameter(module, parameter, matrices, adapted, layer)
+                yield ExpertParameter(module, parameter, matrices, adapted, numbers[0])
 
 
 def expert_tensors(

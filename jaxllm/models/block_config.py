@@ -19,16 +19,18 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 NormPosition = Literal["pre", "post", "branch", "both"]
 
 
-def padded_vocab_size(given: int | None, tokenizer_size: int) -> int:
-    """Rows of an embedding. ValueError if fewer are given than the tokenizer has tokens."""
+def padded_vocab_size(given: int | None, num_ids: int, *, key: str = "model.vocab_size") -> int:
+    """Rows of an embedding. ValueError, naming the key, if fewer are given than ids are used.
+
+    num_ids: of the tokens that data and objective use, which may be more than a tokenizer has.
+    """
     if given is None:
-        return -(-tokenizer_size // 64) * 64  # whole tiles, and every usual mesh divides it
-    if given < tokenizer_size:
+        return -(-num_ids // 64) * 64  # whole tiles, and every usual mesh divides it
+    if given < num_ids:
         raise ValueError(
-            f"model.vocab_size is {given}, but the tokenizer has {tokenizer_size} "
-            "tokens; where published weights set it (init_from, an import) use the tokenizer "
-            "of this model, or raise it with init_from.new_tokens=mean; else raise it or leave it "
-            "null"
+            f"{key} is {given}, but the data and the objective use {num_ids} ids; "
+            "where published weights set it (init_from, an import) use the tokenizer of this "
+            "model, or raise it with init_from.new_tokens=mean; else raise it or leave it null"
         )
     return given
 

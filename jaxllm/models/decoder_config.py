@@ -151,9 +151,9 @@ class DecoderConfig(BlockConfig):
         """Number of first layers in a stack of their own, dense ones before mixtures."""
         return 0 if self.moe is None else self.moe.num_dense_layers
 
-    def padded_vocab_size(self, tokenizer_size: int) -> int:
-        """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
-        return padded_vocab_size(self.vocab_size, tokenizer_size)
+    def padded_vocab_size(self, num_ids: int) -> int:
+        """Rows of the embedding. ValueError if fewer than the ids that are used."""
+        return padded_vocab_size(self.vocab_size, num_ids)
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming the config key, if the model has no position for `length` tokens."""

@@ -85,9 +85,9 @@ class EncoderConfig(BlockConfig):
         """The longest text, in tokens."""
         return self.max_length - self.first_position
 
-    def padded_vocab_size(self, tokenizer_size: int) -> int:
-        """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
-        return padded_vocab_size(self.vocab_size, tokenizer_size)
+    def padded_vocab_size(self, num_ids: int) -> int:
+        """Rows of the embedding. ValueError if fewer than the ids that are used."""
+        return padded_vocab_size(self.vocab_size, num_ids)
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming what is too long, if there is no position for `length` tokens."""

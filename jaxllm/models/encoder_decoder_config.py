@@ -149,9 +149,9 @@ class EncoderDecoderConfig(BlockConfig):
         attention = encoder * source * source + decoder * target * (target + source)
         return 6.0 * matmuls + 12.0 * attention
 
-    def padded_vocab_size(self, tokenizer_size: int) -> int:
-        """Rows of the embedding. ValueError if fewer than the tokenizer has tokens."""
-        return padded_vocab_size(self.vocab_size, tokenizer_size)
+    def padded_vocab_size(self, num_ids: int) -> int:
+        """Rows of the embedding. ValueError if fewer than the ids that are used."""
+        return padded_vocab_size(self.vocab_size, num_ids)
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming what is too long, if the model has no positions for such a text."""

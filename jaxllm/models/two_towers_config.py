@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from jaxllm.models.block_config import padded_vocab_size
 from jaxllm.models.decoder_config import DecoderConfig
 from jaxllm.models.vision_config import VisionConfig
 from jaxllm.parallel.axes import WeightSpec
@@ -62,9 +63,9 @@ class TwoTowersConfig(Config):
         """Rows of the texts' embedding; null is the tokenizer's size, rounded up."""
         return self.text.vocab_size
 
-    def padded_vocab_size(self, tokenizer_size: int) -> int:
-        """Rows of the texts' embedding. ValueError if fewer than the tokenizer has tokens."""
-        return self.text.padded_vocab_size(tokenizer_size)
+    def padded_vocab_size(self, num_ids: int) -> int:
+        """Rows of the texts' embedding. ValueError if fewer than the ids that are used."""
+        return padded_vocab_size(self.vocab_size, num_ids, key="model.text.vocab_size")
 
     def check_length(self, length: int, *, key: str) -> None:
         """ValueError, naming what is too long, if there is no position for `length` tokens."""

@@ -89,8 +89,8 @@ class VisionConfig(BlockConfig):
         """Images have no vocabulary: 0."""
         return 0
 
-    def padded_vocab_size(self, tokenizer_size: int) -> int:
-        """0, whatever tokenizer there is for other things."""
+    def padded_vocab_size(self, num_ids: int) -> int:
+        """0, whatever ids there are for other things."""
         return 0
 
     def check_length(self, length: int, *, key: str) -> None:

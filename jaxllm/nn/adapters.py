@@ -30,7 +30,7 @@ class LoraConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inputs that the product does not see, in a step of training."""
     targets: tuple[str, ...] = Field(min_length=1)
-    """Linear layers and experts' matrices that have one, by patterns over their paths, as
+    """Linear layers that have one, and matrices of experts, by patterns over their paths, as
     '*.attention.query'."""
     also_trained: tuple[str, ...] = ()
     """Weights of the network itself that are trained too, by patterns over their paths, as a head
@@ -40,7 +40,7 @@ class LoraConfig(Config):
     has_magnitude: bool = False
     """Whether each output has a learned length beside its direction (DoRA, arXiv:2402.09353)."""
     base: QuantisedConfig | None = None
-    """How the blocks' linear layers hold weights that are not trained (QLoRA, arXiv:2305.14314);
+    """How the blocks' matrices are held that are not trained (QLoRA, arXiv:2305.14314);
     null is in float32."""
 
     @property

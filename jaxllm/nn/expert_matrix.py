@@ -34,8 +34,14 @@ class ExpertMatrix(Matrix):
         outputs: tuple[Axis, int],
         init: Initializer,
     ):
-        axes, shape = zip(("experts", num_experts), inputs, outputs, strict=True)
-        super().__init__(key, WeightSpec(shape, axes, "hidden", (1,), (2,)), init)
+        spec = WeightSpec(
+            shape=(num_experts, inputs[1], outputs[1]),
+            axes=("experts", inputs[0], outputs[0]),
+            role="hidden",
+            input_dims=(1,),
+            output_dims=(2,),
+        )
+        super().__init__(key, spec, init)
 
     def operands(self, dtype: Any, layout: Layout | None) -> Operands:
         """What `product` takes: in `dtype`, but for integers and their float32 scales."""

@@ -54,9 +54,9 @@ class QuantisedConfig(Config):
         tiles = self._tiles(sizes)
         if tiles is None:
             raise ValueError(
-                f"adapter.base.tile={self.tile} does not divide the {_product(sizes)} inputs of "
-                f"{path}; choose a divisor of the last number, or a multiple of it that goes on "
-                "dividing, or null"
+                f"adapter.base.tile={self.tile} does not divide the inputs of {path}, "
+                f"{' x '.join(map(str, sizes))}; choose a divisor of the last number, or a "
+                "multiple of it that goes on dividing, or null"
             )
         shape, axes = list(kernel.shape), list(kernel.axes)
         for dim, number in zip(kernel.input_dims, tiles, strict=True):
@@ -259,7 +259,3 @@ def _cut(sizes: Sequence[int], tile: int) -> tuple[int, ...] | None:
         found.append(size // shared)
         left //= shared
     return tuple(reversed(found)) if left == 1 else None
-
-
-def _product(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))

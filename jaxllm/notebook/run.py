@@ -13,8 +13,9 @@ from jaxllm.commands.evaluate import evaluate
 from jaxllm.commands.export import export_model
 from jaxllm.commands.generate import generate
 from jaxllm.commands.report import report
-from jaxllm.commands.run_folder import METRICS_FILE, read_config, read_summary
+from jaxllm.commands.run_folder import METRICS_FILE, read_config
 from jaxllm.commands.run_place import open_to_read
+from jaxllm.commands.run_records import read_summary
 from jaxllm.config import RunConfig
 from jaxllm.notebook.drawing import Drawing, below
 from jaxllm.notebook.quiet import quiet_libraries

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jaxllm.verbs.arguments import (
-    OverridesArgument,
-)
+from jaxllm.verbs.arguments import OverridesArgument
 
 
 def add_to(app: typer.Typer) -> None:

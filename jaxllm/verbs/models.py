@@ -5,11 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jaxllm.verbs.arguments import (
-    OverridesArgument,
-    RunArgument,
-    end_on_sigterm,
-)
+from jaxllm.verbs.arguments import OverridesArgument, RunArgument, end_on_sigterm
 
 
 def add_to(app: typer.Typer) -> None:

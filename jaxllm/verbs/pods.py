@@ -5,11 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jaxllm.verbs.arguments import (
-    ConfigArgument,
-    OverridesArgument,
-    load,
-)
+from jaxllm.verbs.arguments import ConfigArgument, OverridesArgument, load
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
-from jaxllm.commands.convert import export_adapter, export_model
 
+from jaxllm.commands.export import export_adapter, export_model
 from jaxllm.commands.run_folder import open_model
 from jaxllm.hf.model import load_model, write_weights
 from jaxllm.nn.param import bind, param_dict

@@ -121,7 +121,7 @@ def check_collectives(lines, *, layers_and_parts):
         (
             "v5e:4x4",
             ("model.vocab_size=256",),
-            "model.vocab_size is 256, but the tokenizer has 512",
+            "model.vocab_size is 256, but the data and the objective use 512 ids",
         ),
     ],
 )

@@ -103,6 +103,36 @@ def test_the_network_is_the_runs_and_the_head_is_new(config, pretrained, capsys)
     assert tokenizers[0] == tokenizers[1]
 
 
+def test_other_classes_of_as_many_are_another_head(config, tmp_path, capsys):
+    """The texts' labels are of one set of classes, and those of the run before of another."""
+    first, texts = tmp_path / "first", config.parent / "texts.jsonl"
+    assert runs.start(config, first, "training.frozen=[]") == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text(texts.read_text().replace('"war"', '"law"'))
+    changes = (
+        f"init_from.path={first}",
+        f"data.datasets.texts.source.paths=['{other}']",
+        "data.datasets.texts.labels=[peace, law]",
+        "training.frozen=[embed, blocks]",
+    )
+    with pytest.raises(
+        ValueError, match=r"tells \[peace, war\], .* have \[peace, law\]; set init_"
+    ):
+        runs.start(config, tmp_path / "refused", *changes)
+    capsys.readouterr()
+    assert runs.start(config, tmp_path / "new", *changes, "init_from.head=new", "seed=1") == 0
+    assert "new weights: label_head.bias, label_head.kernel" in capsys.readouterr().out
+    assert runs.start(config, tmp_path / "kept", *changes, "init_from.head=kept") == 0
+    assert "new weights" not in capsys.readouterr().out
+    heads = {
+        name: flat(open_model(tmp_path / name).params)["label_head.kernel"]
+        for name in ("first", "new", "kept")
+    }
+    # AdamW's first step: the rate, and what the weights decay by.
+    np.testing.assert_allclose(heads["kept"], heads["first"], atol=0.0102)
+    assert np.abs(heads["new"] - heads["first"]).max() > 0.03
+
+
 def test_a_new_head_that_is_frozen_is_refused(config):
     with pytest.raises(ValueError, match=r"does not have label_head\.bias, .* training\.frozen"):
         runs.start(config, config.parent / "idle", "training.frozen=[embed, label_head]")

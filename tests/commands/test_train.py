@@ -145,7 +145,10 @@ def test_a_dry_run_goes_as_far_as_it_can_without_its_data(ids, tmp_path, caplog,
     assert not (tmp_path / "run").exists()
     (tmp_path / "odd.bin").write_bytes(b"odd")
     wrong = [
-        ("model.vocab_size=32", "model.vocab_size is 32, but the tokenizer has 60"),
+        (
+            "model.vocab_size=32",
+            "model.vocab_size is 32, but the data and .* use 60",
+        ),
         ("model.attention=cudnn", "model.attention"),
         (f"data.datasets.ids.validation={tmp_path}/odd.bin", "odd.bin is empty or truncated"),
     ]
@@ -160,7 +163,10 @@ def test_a_dry_run_goes_as_far_as_it_can_without_its_data(ids, tmp_path, caplog,
         (["data.global_batch_size=12"], "data.global_batch_size: 12 rows do not divide"),
         (["model.embed_dim=36"], "embed of size 36 cannot be cut in 8"),
         (["parallel.tensor=3"], "but there are 8; change the degrees"),
-        (["model.vocab_size=32"], "model.vocab_size is 32, but the tokenizer has 60"),
+        (
+            ["model.vocab_size=32"],
+            "model.vocab_size is 32, but the data and .* use 60",
+        ),
         (["data.sequence_length=5000"], "change `data.sequence_length`"),
         (["data.datasets.ids.train=nowhere.bin"], "there is no token file nowhere.bin"),
         (["model.attention=cudnn"], "model.attention"),

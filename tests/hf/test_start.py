@@ -59,6 +59,14 @@ def test_only_a_head_that_the_folder_has_not_is_new(name, changes, new, tmp_path
         np.testing.assert_array_equal(values, there[path], err_msg=".".join(path))
 
 
+def test_a_head_that_is_asked_for_is_new_though_there_is_one_like_it(tmp_path):
+    start, config, specs = started("bert_sequence", tmp_path)
+    start = start.model_copy(update={"head": "new"})
+    assert set(start.new_weights(config, specs=specs)) == HEAD
+    found = {".".join(path) for path in weights(start, config, specs)}
+    assert found == {".".join(path) for path in flatten_dict(specs)} - HEAD
+
+
 @pytest.mark.parametrize("name", ["t5_v1_1", "marian"])
 def test_an_encoder_decoder_starts_from_all_that_there_is(name, tmp_path):
     published(name).write(tmp_path / name)

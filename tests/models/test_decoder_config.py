@@ -115,7 +115,7 @@ def test_vocabulary_is_padded_to_whole_tiles():
     config = tiny.config()
     assert [config.padded_vocab_size(size) for size in (1, 64, 65, 50257)] == [64, 64, 128, 50304]
     assert tiny.config(vocab_size=100).padded_vocab_size(100) == 100
-    with pytest.raises(ValueError, match=r"model\.vocab_size is 100, .* 101 tokens; .* raise it"):
+    with pytest.raises(ValueError, match=r"model\.vocab_size is 100, .* 101 ids; .* raise it"):
         tiny.config(vocab_size=100).padded_vocab_size(101)
 
 

@@ -120,5 +120,8 @@ def test_the_vocabulary_is_the_texts():
     assert with_vocabulary(config(), 128).text.vocab_size == 128
     assert with_vocabulary(config().vision, 128) == config().vision
     assert config().padded_vocab_size(65) == 128
+    few = with_vocabulary(config(), 64)
+    with pytest.raises(ValueError, match=r"model\.text\.vocab_size is 64, .* use 65 ids"):
+        few.padded_vocab_size(65)
     with pytest.raises(ValueError, match=f"rows is {LENGTH + 1}, but the model has {LENGTH}"):
         config().check_length(LENGTH + 1, key="rows")
