@@ -50,6 +50,7 @@ def summary_figures(run_dir):
     return computed_figures(json.loads((run_dir / "summary.json").read_text()))
 
 
+@pytest.mark.slow
 def test_scores_that_a_stop_had_no_time_for_are_made_at_the_next_start(
     text, finished, tmp_path, monkeypatch
 ):

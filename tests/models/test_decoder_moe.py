@@ -80,7 +80,7 @@ def test_weights_follow_the_options():
     layer = "blocks.layers.moe"
     assert moe - dense == {
         f"{layer}.router.kernel",
-        *(f"{layer}.experts.{name}" for name in ("up", "gate", "down")),
+        *(f"{layer}.experts.{name}.kernel" for name in ("up", "gate", "down")),
     }
     assert names(moe={"num_experts": 4, "bias_rate": 0.0}) - moe == {f"{layer}.router.bias"}
     shared = names(moe={"num_experts": 4, "num_shared_experts": 2}) - moe

@@ -81,10 +81,10 @@ def assert_in_place(state, run):
 _MORE = {
     "muon": ("fsdp", "zero1"),
     "windows": ("fsdp_tensor", "context"),
-    "latent": ("context",),
+    "latent": ("fsdp_tensor", "context"),
     "masked": ("fsdp", "fsdp_tensor", "zero1", "data"),
     "classes": ("fsdp_tensor", "data"),
-    "spans": ("fsdp", "zero1"),
+    "spans": ("fsdp_tensor", "fsdp", "zero1"),
     "prefixes": ("zero1", "fsdp_tensor"),
     "pairs": ("fsdp_tensor", "zero1"),
     "pictures": ("zero1", "fsdp_tensor"),
@@ -98,7 +98,6 @@ _MORE = {
     # AdamW looks at single numbers; Muon at whole matrices, which some layouts cut.
     [("adamw", layout) for layout in runs.LAYOUTS]
     + [("muon", "fsdp_tensor"), ("muon", "context")]
-    + [(recipe, "fsdp_tensor") for recipe in ("latent", "spans")]
     + [
         pytest.param(recipe, layout, marks=pytest.mark.slow)
         for recipe, layouts in _MORE.items()
