@@ -7,6 +7,11 @@ import typer
 
 from jaxllm.verbs.arguments import ConfigArgument, OverridesArgument, load
 
+TopologyOption = Annotated[
+    str, typer.Option(help="A TPU slice as v5p:2x2x4, or a pod's name as v5p-32.")
+]
+SlicesOption = Annotated[int, typer.Option(help="Equal slices, joined by the data-centre network.")]
+
 
 def add_to(app: typer.Typer) -> None:
     """These verbs, in the order of `--help`."""
@@ -16,13 +21,9 @@ def add_to(app: typer.Typer) -> None:
 
 def compile_step(
     config: ConfigArgument,
-    topology: Annotated[
-        str, typer.Option(help="A TPU slice as v5p:2x2x4, or a pod's name as v5p-32.")
-    ],
+    topology: TopologyOption,
     overrides: OverridesArgument = None,
-    slices: Annotated[
-        int, typer.Option(help="Equal slices, joined by the data-centre network.")
-    ] = 1,
+    slices: SlicesOption = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
     ] = None,
@@ -46,13 +47,9 @@ def compile_step(
 
 def plan(
     config: ConfigArgument,
-    topology: Annotated[
-        str, typer.Option(help="A TPU slice as v5p:2x2x4, or a pod's name as v5p-32.")
-    ],
+    topology: TopologyOption,
     overrides: OverridesArgument = None,
-    slices: Annotated[
-        int, typer.Option(help="Equal slices, joined by the data-centre network.")
-    ] = 1,
+    slices: SlicesOption = 1,
     global_batch: Annotated[
         int | None, typer.Option(help="Rows of a step, in place of data.global_batch_size.", min=1)
     ] = None,
